@@ -1,0 +1,65 @@
+# For people: install, demo, test. Everything here is one documented call of Snakemake or of a program in scripts/.
+SHELL := bash
+PYTHON ?= python3
+VENV := .venv
+RUN := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(abspath $(VENV))/bin/python
+CORES ?= all
+
+.PHONY: help install demo test test-full check new curate try doctor unlock prune lock generate clean-demo
+
+help: ## say what each target does
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/.installed: envs/lock.txt envs/uv.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; found $$($(PYTHON) --version). On Debian: apt-get install python3"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
+	@ldconfig -p 2>/dev/null | grep -q 'libGL.so.1' || { echo "The system library libGL.so.1 is missing (OpenCV needs it). On Debian or Ubuntu: apt-get install libgl1 libglib2.0-0"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r envs/uv.txt
+	env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/uv pip sync --python $(VENV)/bin/python --require-hashes --compile-bytecode envs/lock.txt
+	touch $@
+
+install: $(VENV)/.installed ## make .venv from the hashed lock, with bytecode
+
+demo: $(VENV)/.installed ## draw photos, train three subjects on the CPU, write the report
+	cd demo && $(RUN) ../scripts/draw_photos.py --folder data
+	$(RUN) -m snakemake --directory demo --cores $(CORES)
+	@$(RUN) scripts/show_results.py --folder demo
+
+test: $(VENV)/.installed ## the test suite without the slow rest
+	$(RUN) -m pytest tests -m "not slow and not slurm"
+
+test-full: $(VENV)/.installed ## the slow rest: faults, scale, seeds, Slurm
+	$(RUN) -m pytest tests -m "slow or slurm"
+
+check: $(VENV)/.installed ## formatting, types, lint of code and workflow
+	$(VENV)/bin/ruff check scripts tests
+	$(VENV)/bin/ruff format --check scripts tests
+	$(VENV)/bin/pyright
+	$(VENV)/bin/snakefmt --check Snakefile workflow/Snakefile rules
+	$(RUN) -m snakemake --lint
+
+new: $(VENV)/.installed ## NAME=jane RECIPE=character PHOTOS=path TRIGGER=j4ne: write config/subjects/jane.yaml
+	@$(RUN) scripts/new_subject.py --name "$(NAME)" --recipe "$(or $(RECIPE),character)" --photos "$(PHOTOS)" --trigger "$(TRIGGER)"
+
+curate: $(VENV)/.installed ## every photo, its fate and reason, mask and caption; stops before anything that needs a GPU
+	$(RUN) -m snakemake --cores $(CORES) curate
+
+try: $(VENV)/.installed ## NAME=jane PROMPT="…" SCALE=0.9: draw one image with the published LoRA
+	@$(RUN) scripts/try_lora.py --name "$(NAME)" --prompt "$(PROMPT)" --scale "$(or $(SCALE),1.0)"
+
+doctor: $(VENV)/.installed ## check GPU, memory, disk, weights and configuration
+	@$(RUN) scripts/check_machine.py
+
+unlock: $(VENV)/.installed ## after a crash of Snakemake itself: look for live orphans, then unlock
+	@$(RUN) scripts/unlock_results.py
+	$(RUN) -m snakemake --unlock
+
+lock: ## resolve the dependencies anew into envs/lock.txt
+	$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --all-extras --group dev -o envs/lock.txt pyproject.toml
+
+generate: $(VENV)/.installed ## write config/schema.json and config/README.md from the settings models
+	@$(RUN) scripts/generate_docs.py
+
+clean-demo: ## remove the demo's data and results
+	rm -rf demo/data demo/results demo/models demo/.snakemake

@@ -1,0 +1,68 @@
+# Cached latents and embeddings, then one training a variant and phase; manifests are taken behind the checkpoint.
+
+
+rule encode_samples:
+    input:
+        manifest=plan.manifest,
+        models=plan.miniature_base,
+    output:
+        "results/{subject}/encoded/{phase}.parquet",
+    log:
+        "results/.logs/encode_samples/{subject}/{phase}.log",
+    benchmark:
+        "results/.benchmarks/encode_samples/{subject}/{phase}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        runtime=lambda wildcards, attempt: 60 * attempt,
+        gpu=1,
+    params:
+        stage=plan.encode_samples,
+        store=plan.store,
+        images=plan.index_of_subject,
+    message:
+        "Encode phase {wildcards.phase} of {wildcards.subject}"
+    shell:
+        'python "$LIKENESS/encode_samples.py" '
+        "--settings {params.stage:q} "
+        "--manifest {input.manifest} --images {params.images} "
+        "--store {params.store:q} --output {output} "
+        "2>&1 | tee {log}"
+
+
+rule train_lora:
+    input:
+        manifest=plan.manifest,
+        encoded="results/{subject}/encoded/{phase}.parquet",
+        previous=plan.previous_steps,
+        models=plan.miniature_base,
+    output:
+        log="results/{subject}/train/{variant}/{phase}/log.parquet",
+        steps="results/{subject}/train/{variant}/{phase}/steps.json",
+    log:
+        "results/.logs/train_lora/{subject}/{variant}/{phase}.log",
+    benchmark:
+        "results/.benchmarks/train_lora/{subject}/{variant}/{phase}.tsv"
+    retries: 1
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+        gpu=1,
+    params:
+        stage=plan.train_lora,
+        store=plan.store,
+        previous=plan.previous_flag,
+        folder="results/{subject}/train/{variant}/{phase}",
+    message:
+        "Train {wildcards.variant}, phase {wildcards.phase}, of {wildcards.subject}"
+    shell:
+        'python "$LIKENESS/train_lora.py" '
+        "--settings {params.stage:q} "
+        "--manifest {input.manifest} --encoded {input.encoded} {params.previous} "
+        "--store {params.store:q} --output-folder {params.folder} "
+        "2>&1 | tee {log}"

@@ -1,0 +1,1 @@
+"""Write captions, lint them, repair them, and read hand edits back."""

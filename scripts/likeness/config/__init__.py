@@ -1,0 +1,1 @@
+"""Settings: typed models, layers, and errors with file and line."""

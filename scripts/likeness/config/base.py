@@ -1,0 +1,37 @@
+"""The common parent of all settings, and the small types that several sections share."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
+RESERVED_NAMES = frozenset({"report", "base", "holdout", "surgery"})
+
+
+class Settings(BaseModel):
+    """Frozen settings; an unknown key is an error, never silently kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=False)
+
+
+class ModelSource(Settings):
+    """Where a model's weights come from; a bare string in YAML is its `source`."""
+
+    source: str = Field(description="Local file or folder, or a hub id such as `facebook/sam2.1-hiera-tiny`.")
+    revision: str | None = Field(None, description="Hub revision; pins the bytes and serves as the fingerprint.")
+    sha256: str | None = Field(None, description="Expected sha256 of the weight file; checked before the first use.")
+
+
+def source_from_text(value: Any) -> Any:
+    """Let a bare string stand for `{source: <string>}`."""
+    return {"source": value} if isinstance(value, str) else value
+
+
+ModelChoice = Annotated[ModelSource, BeforeValidator(source_from_text)]
+
+
+def one_or_many(value: Any) -> Any:
+    """Let a single value stand for a list of one."""
+    return value if isinstance(value, list) or value is None else [value]

@@ -1,0 +1,154 @@
+"""Rules of the craft: what cannot work is an error; what usually goes wrong is a warning with its source.
+
+Each rule reads one subject's settings and names the key. Rules about the photos themselves are reported after curation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from likeness.config.subject import MINIATURE, Subject
+
+
+@dataclass(frozen=True)
+class CraftWarning:
+    """One warning: whose, which key, what and why, and who says so."""
+
+    subject: str
+    key: str
+    text: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.subject}: {self.key}: {self.text} [{self.source}]"
+
+
+Rule = Callable[[Subject], Iterator[tuple[str, str, str]]]
+BLOCKS = {"9b": (8, 24), "4b": (5, 20)}
+
+
+def check_craft(name: str, subject: Subject, errors: list[str]) -> list[CraftWarning]:
+    """Append what cannot work to `errors`; return what deserves a second look."""
+    errors.extend(f"subject {name}: {key}: {text}" for key, text in impossible(subject))
+    return [CraftWarning(name, *found) for rule in WARNINGS for found in rule(subject)]
+
+
+def model_size(subject: Subject) -> str | None:
+    """4b or 9b by the base model's name; None for anything else."""
+    match = re.search(r"klein-(?:base-)?(4b|9b)", subject.base_model.source.lower())
+    return match.group(1) if match else None
+
+
+def impossible(subject: Subject) -> Iterator[tuple[str, str]]:
+    """Settings that no training can follow."""
+    source = subject.base_model.source.lower()
+    distilled = "klein" in source and "base" not in source and subject.base_model.source != MINIATURE
+    size = model_size(subject)
+    for variant in subject.trained_variants:
+        training = subject.training_of(variant, subject.phases_of(variant)[0])
+        if distilled and not training.allow_distilled:
+            yield (
+                "base_model",
+                f"{subject.base_model.source!r} is distilled; training collapses early. Use the base checkpoint, or set training.allow_distilled",
+            )
+        for kind, index in (
+            re.findall(r"(single_transformer_blocks|transformer_blocks)\\\.\(?(\d+)", training.targets) if size else []
+        ):
+            limit = BLOCKS[size or "4b"][kind.startswith("single")]
+            if int(index) >= limit:
+                yield (
+                    f"variants.{variant}",
+                    f"targets name {kind}.{index}, but klein {size} has {limit} (0 to {limit - 1})",
+                )
+
+
+def _small_rank(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    if subject.training.rank < 4:
+        yield "training.rank", f"rank {subject.training.rank} is below 4; skin texture is lost", "community notes"
+
+
+def _alpha_above_rank(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    training = subject.training
+    if training.resolved_alpha > 2 * training.rank:
+        yield (
+            "training.alpha",
+            f"alpha {training.resolved_alpha:g} over rank {training.rank} multiplies the learning rate",
+            "LoRA scaling alpha/rank",
+        )
+
+
+def _ignored_alpha(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    if "fal" in subject.export and subject.training.resolved_alpha != subject.training.rank:
+        yield (
+            "export.fal",
+            "the fal trainer takes no alpha; it trains with alpha equal to rank",
+            "fal trainer parameters",
+        )
+
+
+def _double_only(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    if subject.training.targets in {"to_q,to_k,to_v,to_out.0", "double_attn_img"}:
+        yield (
+            "training.targets",
+            "reaches the double blocks only: a tenth of what all_blocks trains",
+            "klein architecture: single blocks are fused",
+        )
+
+
+def _few_repeats(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    training = subject.training
+    if subject.recipe == "character" and training.steps * training.batch_size * training.gradient_accumulation < 50 * 8:
+        yield (
+            "training.steps",
+            "fewer than 50 repeats of even 8 photos; the identity will hardly be learned",
+            "community notes",
+        )
+
+
+def _class_prompts(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    if subject.recipe == "character" and subject.trigger.lower() == subject.class_word.lower():
+        yield "trigger", "equals the class word, so the LoRA would replace everyone of that class", "prior preservation"
+
+
+def _head_swap_padding(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    if subject.faces.crop.padding < 0.2:
+        yield "faces.crop.padding", "a crop without hair and neck loses the hairline", "BFS notes"
+
+
+def _same_recogniser(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    if subject.recipe != "style" and subject.evaluation.recogniser_backend == "insightface" == subject.faces.backend:
+        if subject.evaluation.recogniser.source == subject.faces.model.source != MINIATURE:
+            yield (
+                "evaluation.recogniser",
+                "the same recogniser curates and scores; a different one is the fairer judge",
+                "evaluation design",
+            )
+
+
+def _short_phase_chain(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    first = next(iter(subject.phases.values()))
+    if (
+        first.init == "previous"
+        and len(subject.phases) > 1
+        and any(phase.init == "scratch" for phase in list(subject.phases.values())[1:])
+    ):
+        yield (
+            "phases",
+            "a later phase starts from scratch, so the earlier ones are trained for nothing but comparison",
+            "phases chain by weights",
+        )
+
+
+WARNINGS: tuple[Rule, ...] = (
+    _small_rank,
+    _alpha_above_rank,
+    _ignored_alpha,
+    _double_only,
+    _few_repeats,
+    _class_prompts,
+    _head_swap_padding,
+    _same_recogniser,
+    _short_phase_chain,
+)

@@ -1,0 +1,191 @@
+"""Load the configuration: layers, validation, and all errors at once with file, line and the nearest key.
+
+Layers of a subject, lowest first: recipe, presets, the project's `defaults`, the subject. Mappings merge key by key;
+lists and the named maps (variants, phases, prompts) are replaced.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from likeness.config.craft import CraftWarning, check_craft
+from likeness.config.project import Project
+from likeness.config.source import KeyPath, Source, read_source
+from likeness.config.subject import Subject, merge_settings
+from likeness.errors import UserError, nearest
+
+NAMED_MAPS = frozenset({"variants", "phases", "prompts"})
+HOUSE = Path(__file__).resolve().parents[3]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A checked configuration and what deserves a second look."""
+
+    project: Project
+    warnings: tuple[CraftWarning, ...]
+
+
+def load_project(folder: Path, configfiles: Sequence[Path] = (), overrides: dict[str, Any] | None = None) -> Loaded:
+    """Read config/config.yaml and config/subjects/*.yaml of `folder`, or `configfiles` instead of them.
+
+    Raises UserError that lists every mistake of every file.
+    """
+    errors: list[str] = []
+    top, subject_sources = _read_sources(folder, configfiles, errors)
+    values = {key: value for key, value in top.values.items() if key not in {"subjects", "defaults"}} | (
+        overrides or {}
+    )
+    project = _validate(Project, values, [top], "", errors)
+    defaults = top.below("defaults")
+    subjects: dict[str, Subject] = {}
+    for name, source in subject_sources.items():
+        subject = _load_subject(name, source, defaults, errors)
+        if subject is not None:
+            subjects[name] = subject
+    warnings = [warning for name, subject in subjects.items() for warning in check_craft(name, subject, errors)]
+    if errors or project is None:
+        count = f"{len(errors)} mistake{'s' if len(errors) != 1 else ''} in the configuration"
+        raise UserError("\n  ".join([f"{count}; nothing was started:", *errors]))
+    return Loaded(project.model_copy(update={"subjects": subjects}), tuple(warnings))
+
+
+def _read_sources(folder: Path, configfiles: Sequence[Path], errors: list[str]) -> tuple[Source, dict[str, Source]]:
+    """The top-level file (several are laid over each other) and each subject's source by name."""
+    paths = list(configfiles) or [path for path in [folder / "config" / "config.yaml"] if path.exists()]
+    top = Source("config/config.yaml", {})
+    for path in paths:
+        source, found = read_source(path, _shown(path, folder))
+        errors.extend(found)
+        top = Source(source.name, merge_settings(top.values, source.values), top.lines | source.lines)
+    inline = top.values.get("subjects") or {}
+    subjects = {str(name): top.below("subjects", str(name)) for name in (inline if isinstance(inline, dict) else {})}
+    if not configfiles:
+        for path in sorted((folder / "config" / "subjects").glob("*.y*ml")):
+            source, found = read_source(path, _shown(path, folder))
+            errors.extend(found)
+            if path.stem in subjects:
+                errors.append(f"{source.name}: subject {path.stem!r} also stands in {top.name}; keep one of them")
+            elif not found:
+                subjects[path.stem] = source
+    return top, subjects
+
+
+def _shown(path: Path, folder: Path) -> str:
+    """A path as the user knows it: relative to the project where possible."""
+    try:
+        return path.resolve().relative_to(folder.resolve()).as_posix()
+    except ValueError:
+        return path.as_posix()
+
+
+def _layer(kind: str, name: str, key: str, owner: Source, errors: list[str]) -> Source | None:
+    """A recipe or preset that the project ships."""
+    folder = HOUSE / "config" / kind
+    names = [path.stem for path in sorted(folder.glob("*.yaml"))]
+    if name not in names:
+        line = owner.line_of((key,))
+        errors.append(f"{owner.name}:{line or 1}: {key}: no {kind[:-1]} {name!r}; {nearest(str(name), names)}")
+        return None
+    source, found = read_source(folder / f"{name}.yaml", f"config/{kind}/{name}.yaml")
+    errors.extend(found)
+    return source
+
+
+def _load_subject(name: str, source: Source, defaults: Source, errors: list[str]) -> Subject | None:
+    """Merge the layers of one subject and validate them."""
+    recipe = source.values.get("recipe", defaults.values.get("recipe", "character"))
+    presets = source.values.get("preset", defaults.values.get("preset", []))
+    presets = presets if isinstance(presets, list) else [presets]
+    layers = [_layer("recipes", recipe, "recipe", source if "recipe" in source.values else defaults, errors)]
+    layers += [
+        _layer("presets", preset, "preset", source if "preset" in source.values else defaults, errors)
+        for preset in presets
+    ]
+    found = [layer for layer in layers if layer is not None]
+    ordered = [*found, defaults, source]
+    values: dict[str, Any] = {}
+    for layer in ordered:
+        for key in NAMED_MAPS & layer.values.keys():
+            values.pop(key, None)
+        values = merge_settings(values, {key: value for key, value in layer.values.items() if key != "about"})
+    return _validate(Subject, values, [source, defaults, *reversed(found)], f"subject {name}: ", errors)
+
+
+def _validate(
+    model: type[Any], values: dict[str, Any], sources: Sequence[Source], owner: str, errors: list[str]
+) -> Any:
+    """Validate and translate every error; None when there was one."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as problem:
+        found = [explained for item in problem.errors() for explained in _explain(model, item)]
+        for path, message in sorted(found, key=lambda pair: _line(pair[0], sources)):
+            errors.append(f"{_place(path, sources)}: {owner}{'.'.join(map(str, path)) or 'whole'}: {message}")
+        return None
+
+
+def _line(path: KeyPath, sources: Sequence[Source]) -> int:
+    """Where an error is listed: by the line of the subject's own file."""
+    return sources[0].line_of(path) or 0
+
+
+def _place(path: KeyPath, sources: Sequence[Source]) -> str:
+    """`file:line` of a key path, in the uppermost layer that holds it."""
+    for length in range(len(path), 0, -1):
+        for source in sources:
+            if path[:length] in source.lines:
+                return f"{source.name}:{source.lines[path[:length]]}"
+    return sources[0].name
+
+
+def _explain(model: type[BaseModel], item: Any) -> Iterable[tuple[KeyPath, str]]:
+    """Say in plain words what one pydantic error means, at which key."""
+    path: KeyPath = tuple(part for part in item["loc"] if part != "[key]")
+    kind, found = item["type"], item.get("input")
+    if kind == "extra_forbidden":
+        parent = _model_at(model, path[:-1])
+        names = parent.model_fields if parent else {}
+        yield path, f"unknown key; {nearest(str(path[-1]), names)}"
+    elif kind == "missing":
+        yield path, "missing; it has no default"
+    elif kind == "value_error" and not path:
+        for part in str(item["msg"]).removeprefix("Value error, ").split("; "):
+            key, colon, rest = part.partition(": ")
+            yield (tuple(key.split(".")), rest) if colon and " " not in key else ((), part)
+    else:
+        message = str(item["msg"]).removeprefix("Value error, ")
+        shown = f"; found {found!r}" if not isinstance(found, (dict, list)) else ""
+        yield path, f"{message[:1].lower()}{message[1:]}{shown}"
+
+
+def _model_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
+    """The settings model that a key path leads to."""
+    current: Any = model
+    for part in path:
+        if isinstance(current, type) and issubclass(current, BaseModel):
+            field = current.model_fields.get(str(part))
+            current = field.annotation if field else None
+        else:
+            arguments = typing.get_args(current)
+            current = arguments[-1] if arguments else None
+        current = plain_type(current)
+    return current if isinstance(current, type) and issubclass(current, BaseModel) else None
+
+
+def plain_type(annotation: Any) -> Any:
+    """Strip Annotated and Optional from a type."""
+    while True:
+        arguments = typing.get_args(annotation)
+        if hasattr(annotation, "__metadata__"):
+            annotation = arguments[0]
+        elif type(None) in arguments:
+            annotation = next(argument for argument in arguments if argument is not type(None))
+        else:
+            return annotation

@@ -1,0 +1,43 @@
+"""Settings of the phases: which samples each one trains on, and with what it starts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from likeness.config.base import Settings
+from likeness.config.masks import MaskKind
+from likeness.config.quality import QualityLimits
+
+
+class PhaseSettings(Settings):
+    """One phase; phases run in the order in which they are written, each on a subset of the one before."""
+
+    where: str = Field(
+        "true", description="SQL condition over the sample's columns (quality, captions, photos or pairs)."
+    )
+    order_by: str = Field("sample_id", description="SQL order; ties break by sample id.")
+    top: int | None = Field(None, ge=1, description="Keep only the first so many.")
+    balance: dict[Literal["close", "half", "full"], float] | None = Field(
+        None, description="Wished share of each framing, such as a third each; samples over the share are dropped."
+    )
+    always: tuple[str, ...] = Field((), description="Names kept by hand in spite of every rule.")
+    never: tuple[str, ...] = Field((), description="Names dropped by hand.")
+    nested: bool = Field(True, description="Draw from the phase before; false draws from all usable samples.")
+    init: str = Field("previous", description="Weights to start from: previous, scratch, or the path of a LoRA.")
+    steps: int | None = Field(None, ge=1, description="Optimizer steps of this phase; else the variant's.")
+    learning_rate: float | None = Field(None, gt=0, description="Learning rate of this phase; else the variant's.")
+
+
+class DecisionStage(Settings):
+    """The slice that decide_phases reads."""
+
+    kind: str
+    phases: dict[str, PhaseSettings]
+    limits: QualityLimits
+    min_identity: float
+    held_out: int
+    mask_kind: MaskKind | None
+    always: tuple[str, ...] = ()
+    never: tuple[str, ...] = ()

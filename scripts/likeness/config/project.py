@@ -1,0 +1,28 @@
+"""The whole configuration: what holds for all subjects, and the subjects themselves."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from likeness.config.base import Settings
+from likeness.config.subject import Name, Subject
+
+
+class Project(Settings):
+    """Top-level keys of config/config.yaml; subjects also come one a file from config/subjects/."""
+
+    shards: int = Field(
+        4,
+        ge=1,
+        le=256,
+        description="Jobs into which each stage of a subject is split; more only helps large sets and clusters.",
+    )
+    store: str = Field("results/.store", description="Folder of all items that were paid for; every node must see it.")
+    offline: bool = Field(True, description="Never download; a missing model is an error that says where to put it.")
+    cpu_threads: int = Field(1, ge=1, le=64, description="Threads of numeric libraries in the per-photo stages.")
+    defaults: dict[str, object] = Field(
+        default_factory=dict, description="Keys of a subject, for all subjects that do not say otherwise."
+    )
+    subjects: dict[Name, Subject] = Field(
+        default_factory=dict, description="Subjects by name, as an alternative to one file each."
+    )

@@ -1,0 +1,166 @@
+"""One subject: everything that makes one LoRA, after all layers are merged."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+
+from likeness.config.base import NAME_PATTERN, RESERVED_NAMES, ModelChoice, Settings, one_or_many
+from likeness.config.captions import CaptionSettings
+from likeness.config.evaluation import ChoiceSettings, EvaluationSettings, Pick, Prompt
+from likeness.config.exports import ExportSettings
+from likeness.config.faces import FaceSettings
+from likeness.config.masks import MaskSettings
+from likeness.config.phases import PhaseSettings
+from likeness.config.photos import PairFolders, PhotoFolders, PhotoSettings
+from likeness.config.quality import QualityLimits, QualitySettings
+from likeness.config.training import TrainingSettings, Variant
+
+MINIATURE = "miniature"
+TRAINERS = ("simpletuner", "fal")
+
+
+def check_name(name: str) -> str:
+    """Refuse names that a path or a table could not hold."""
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise ValueError(f"{name!r} is not a name: use small letters, digits and hyphens")
+    if name in RESERVED_NAMES:
+        raise ValueError(f"{name!r} is reserved; choose another name")
+    return name
+
+
+Name = Annotated[str, AfterValidator(check_name)]
+
+
+def exports_from_list(value: Any) -> Any:
+    """Let a list of trainer names stand for exports with default settings."""
+    return {name: {} for name in value} if isinstance(value, list) else value
+
+
+class Subject(Settings):
+    """All settings of one subject."""
+
+    recipe: Literal["character", "style", "edit"] = Field(
+        "character", description="What is learned: a person, a style, or an edit from pairs."
+    )
+    preset: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
+        default_factory=list, description="Named settings from config/presets, laid over the recipe in order."
+    )
+    trigger: str = Field(min_length=1, description="The word that calls the LoRA; one that no language uses.")
+    class_word: str = Field("person", min_length=1, description="What the subject is, for prompts without the trigger.")
+    photos: PhotoFolders = Field(default_factory=list, description="Character, style: folders of photos.")
+    pairs: PairFolders = Field(default_factory=list, description="Edit: folders of before/after pairs.")
+    reference: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
+        default_factory=list, description="Photos that show who the subject is; never trained on."
+    )
+    base_model: ModelChoice = Field(
+        {"source": "black-forest-labs/FLUX.2-klein-base-4B"},
+        description="FLUX.2 klein base: hub id, folder, or `miniature`.",
+    )  # type: ignore[arg-type]
+    held_out: int = Field(2, ge=0, description="Samples kept from training to measure against; 0: leave one out.")
+    always: tuple[str, ...] = Field((), description="Photos or pairs kept by hand in every phase, by name.")
+    never: tuple[str, ...] = Field((), description="Photos or pairs dropped by hand from every phase, by name.")
+    photo: PhotoSettings = PhotoSettings()
+    faces: FaceSettings = FaceSettings()
+    masks: MaskSettings = MaskSettings()
+    quality: QualitySettings = QualitySettings()
+    limits: QualityLimits = QualityLimits()
+    captions: CaptionSettings = CaptionSettings()
+    phases: dict[Name, PhaseSettings] = Field(
+        default_factory=lambda: {"main": PhaseSettings()},
+        min_length=1,
+        description="Phases in the order in which they are trained.",
+    )
+    export: Annotated[dict[str, ExportSettings], BeforeValidator(exports_from_list)] = Field(
+        default_factory=dict, description=f"Other trainers to render the dataset for: {', '.join(TRAINERS)}."
+    )
+    training: TrainingSettings = TrainingSettings()
+    variants: dict[Name, Variant] = Field(
+        default_factory=lambda: {"main": Variant()},
+        min_length=1,
+        description="LoRAs that compete: trained with changes, or finished files.",
+    )
+    prompts: dict[Name, Prompt] = Field(
+        default_factory=dict, description="Evaluation prompts by name; the recipe ships twelve."
+    )
+    evaluation: EvaluationSettings = EvaluationSettings()
+    choice: ChoiceSettings = ChoiceSettings()
+    pick: Pick | None = Field(None, description="A choice made by hand: {variant, phase, step}.")
+
+    @property
+    def kind(self) -> Literal["photos", "pairs"]:
+        """Whether samples are photos or pairs."""
+        return "pairs" if self.recipe == "edit" else "photos"
+
+    @property
+    def trained_variants(self) -> dict[str, Variant]:
+        return {name: variant for name, variant in self.variants.items() if not variant.lora}
+
+    def phases_of(self, variant: str) -> list[str]:
+        """Names of the phases that a trained variant runs, in order."""
+        chosen = self.variants[variant].phases
+        return [name for name in self.phases if not chosen or name in chosen]
+
+    def training_of(self, variant: str, phase: str) -> TrainingSettings:
+        """Training settings of one variant and phase, after the variant's and the phase's own values."""
+        values = merge_settings(self.training.model_dump(mode="json"), self.variants[variant].training)
+        own = self.phases[phase]
+        values |= {"steps": own.steps} if own.steps else {}
+        values |= {"learning_rate": own.learning_rate} if own.learning_rate else {}
+        return TrainingSettings.model_validate(values)
+
+    @model_validator(mode="after")
+    def check_whole(self) -> Subject:
+        """Check what two keys must agree on; each message names the keys."""
+        wrong: list[str] = []
+        wanted, other = ("pairs", "photos") if self.kind == "pairs" else ("photos", "pairs")
+        if not getattr(self, wanted):
+            wrong.append(f"{wanted}: missing; recipe {self.recipe!r} needs at least one folder of {wanted}")
+        if getattr(self, other):
+            wrong.append(
+                f"{other}: recipe {self.recipe!r} reads `{wanted}:`, so this key would be unused; remove it or change the recipe"
+            )
+        for name, variant in self.variants.items():
+            for phase in variant.phases:
+                if phase not in self.phases:
+                    wrong.append(f"variants.{name}.phases: no phase {phase!r}; there are {', '.join(self.phases)}")
+            if not variant.lora:
+                for phase in self.phases:
+                    try:
+                        self.training_of(name, phase)
+                    except ValueError as error:
+                        wrong.append(f"variants.{name}.training: {first_line(error)}")
+                        break
+        for trainer in self.export:
+            if trainer not in TRAINERS:
+                wrong.append(f"export.{trainer}: unknown trainer; allowed: {', '.join(TRAINERS)}")
+        if self.masks and self.training.masked_loss.kind and self.training.masked_loss.kind not in self.masks.kinds:
+            wrong.append(
+                f"training.masked_loss.kind: {self.training.masked_loss.kind!r} is not among masks.kinds {list(self.masks.kinds)}"
+            )
+        if self.pick and self.pick.variant not in self.variants:
+            wrong.append(f"pick.variant: no variant {self.pick.variant!r}; there are {', '.join(self.variants)}")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
+
+
+def first_line(error: ValueError) -> str:
+    """The gist of a nested validation error."""
+    errors = getattr(error, "errors", None)
+    if errors is None:
+        return str(error)
+    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors())
+
+
+def merge_settings(
+    lower: dict[str, Any], upper: dict[str, Any], replaced: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """Lay `upper` over `lower`: mappings merge key by key, all else (and the named maps in `replaced`) is replaced."""
+    merged = dict(lower)
+    for key, value in upper.items():
+        both = isinstance(value, dict) and isinstance(merged.get(key), dict) and key not in replaced
+        merged[key] = merge_settings(merged[key], value) if both else value
+    return merged

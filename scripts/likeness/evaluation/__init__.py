@@ -1,0 +1,1 @@
+"""Draw images for every checkpoint, measure them, choose one, publish it."""

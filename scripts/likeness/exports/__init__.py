@@ -1,0 +1,1 @@
+"""Render datasets and configs that other trainers accept unchanged."""

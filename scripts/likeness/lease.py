@@ -1,0 +1,65 @@
+"""Lease one GPU of this machine for as long as a job uses it.
+
+Snakemake's `gpu` resource limits how many jobs run but assigns no device, and is lost when a user passes other
+resources. A lease is an flock on a file a device in a folder of this machine: the kernel frees it when its holder dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+
+def lease_folder() -> Path:
+    """Where this machine's leases lie; shared by all jobs of one user."""
+    return Path(tempfile.gettempdir()) / f"likeness-gpu-{os.getuid()}"
+
+
+def visible_devices(count: int, visible: str | None) -> list[str]:
+    """Names of the devices that this process may use: the entries of CUDA_VISIBLE_DEVICES, else 0 to count - 1."""
+    names = [name.strip() for name in (visible or "").split(",") if name.strip()]
+    return names[:count] if names else [str(index) for index in range(count)]
+
+
+@contextlib.contextmanager
+def lease_device(devices: Sequence[str], folder: Path | None = None, poll_s: float = 1.0) -> Iterator[int]:
+    """Hold one of `devices` while the block runs; yields its place in the list. Waits while all are taken."""
+    folder = folder or lease_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    waited = False
+    while True:
+        for place, name in enumerate(devices):
+            lock = FileLock(folder / f"{name.replace('/', '_')}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            try:
+                yield place
+            finally:
+                lock.release()
+            return
+        if not waited:
+            print(f"waiting for one of {len(devices)} GPUs: {', '.join(devices)}", file=sys.stderr, flush=True)
+            waited = True
+        time.sleep(poll_s)
+
+
+@contextlib.contextmanager
+def torch_device() -> Iterator[str]:
+    """Name of the device to compute on: a leased `cuda:N`, or `cpu` where torch finds no GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        yield "cpu"
+        return
+    devices = visible_devices(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    with lease_device(devices) as place:
+        yield f"cuda:{place}"

@@ -1,0 +1,1 @@
+"""LoRA files: write them so that everybody can read them, read anybody's."""

@@ -1,0 +1,1 @@
+"""A drawn world and its tiny models, in which identity can be learned and measured on a CPU."""

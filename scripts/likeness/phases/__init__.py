@@ -1,0 +1,1 @@
+"""Decide which samples each phase trains on, and say why for every other."""

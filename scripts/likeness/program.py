@@ -1,0 +1,61 @@
+"""What every command-line program under scripts/ shares: flags, thread counts, and errors without tracebacks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+
+from likeness.errors import TransientError, UserError
+
+SettingsType = TypeVar("SettingsType", bound=BaseModel)
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def parser_for(description: str | None) -> argparse.ArgumentParser:
+    """A parser whose help is the program's docstring, with the flags that all stages take."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--settings", required=True, help='JSON: {"settings": the stage\'s slice, "code": digest}')
+    return parser
+
+
+def read_settings(text: str, model: type[SettingsType]) -> SettingsType:
+    """Read the `--settings` flag into the stage's slice."""
+    return model.model_validate(json.loads(text)["settings"])
+
+
+def as_about(stage: str, version: int, settings: BaseModel | dict[str, Any], **more: Any) -> dict[str, Any]:
+    """What a table's metadata says of how it was made."""
+    slice_ = settings.model_dump(mode="json") if isinstance(settings, BaseModel) else settings
+    return {"stage": stage, "version": version, "settings": slice_, **more}
+
+
+def set_threads(count: int) -> None:
+    """Fix the number of numeric threads before numeric libraries load; results must not depend on the machine's cores."""
+    for name in THREAD_VARIABLES:
+        os.environ[name] = str(count)
+    if "torch" in sys.modules:
+        import torch
+
+        torch.set_num_threads(count)
+    if "cv2" in sys.modules:
+        import cv2
+
+        cv2.setNumThreads(count)
+
+
+def run(main: Callable[[], None]) -> None:
+    """Run a program's main: the user's mistakes become one line and exit code 2, failures of the moment exit code 75."""
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except TransientError as error:
+        print(f"failed for now: {error}", file=sys.stderr)
+        sys.exit(75)

@@ -1,0 +1,1 @@
+"""Measure photos and pairs; decide nothing."""

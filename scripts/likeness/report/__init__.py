@@ -1,0 +1,1 @@
+"""One page that shows what was done and whether it helped."""

@@ -1,0 +1,1 @@
+"""Train a LoRA by flow matching on cached latents and embeddings."""

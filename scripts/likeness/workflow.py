@@ -1,0 +1,513 @@
+"""What the rules need while Snakemake parses them: shards, file lists, settings slices, code digests.
+
+Nothing heavy is imported here, since every Snakemake start and every cluster job pays for it.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from functools import cache, cached_property
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+from likeness.captions.edits import read_edits
+from likeness.config.captions import CaptionStage
+from likeness.config.evaluation import ChoiceStage, PublishStage, ScoreStage
+from likeness.config.exports import ExportStage
+from likeness.config.faces import FaceMerge, FaceStage
+from likeness.config.load import Loaded, load_project
+from likeness.config.masks import MaskStage
+from likeness.config.phases import DecisionStage
+from likeness.config.photos import PhotoStage
+from likeness.config.quality import QualityStage
+from likeness.config.subject import MINIATURE, Subject
+from likeness.config.training import EncodeStage, TrainStage
+from likeness.photos.names import list_photos, shard_of
+from likeness.photos.pairs import list_pairs
+from likeness.store import canonical_json
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+MODELS = "models/miniature"
+
+
+def use_this_interpreter() -> None:
+    """Let the rules' `python` be the interpreter that runs Snakemake, and tell them where the programs lie."""
+    folder = str(Path(sys.executable).parent)
+    paths = os.environ.get("PATH", "").split(os.pathsep)
+    os.environ["PATH"] = os.pathsep.join([folder, *[path for path in paths if path != folder]])
+    os.environ["LIKENESS"] = str(SCRIPTS)
+
+
+@cache
+def modules_of(source: Path) -> frozenset[Path]:
+    """The likeness modules that one file imports, wherever in the file."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("likeness"):
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if alias.name.startswith("likeness")}
+    files = (SCRIPTS / f"{name.replace('.', '/')}.py" for name in names)
+    return frozenset(file for file in files if file.exists())
+
+
+@cache
+def code_digest(script: str, *packages: str) -> str:
+    """Hash of a program, of the packages behind its backends, and of every likeness module that they import.
+
+    It only decides whether a job starts; items are recomputed by their stage's version.
+    """
+    waiting = [
+        SCRIPTS / f"{script}.py",
+        *(file for package in packages for file in sorted((SCRIPTS / "likeness" / package).glob("*.py"))),
+    ]
+    seen: set[Path] = set()
+    while waiting:
+        file = waiting.pop()
+        if file not in seen:
+            seen.add(file)
+            waiting.extend(modules_of(file))
+    digest = hashlib.sha256()
+    for file in sorted(seen):
+        digest.update(file.relative_to(SCRIPTS).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+class Plan:
+    """The configured project as the rules see it; its methods serve as their input and params functions."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self.project = loaded.project
+        self.warnings = loaded.warnings
+        self.subjects: dict[str, Subject] = loaded.project.subjects
+        self.checkpoints: Any = None
+
+    @classmethod
+    def load(cls, configfiles: Sequence[Path], overrides: dict[str, Any]) -> Plan:
+        """Load the configuration of the working directory."""
+        return cls(load_project(Path.cwd(), configfiles, overrides))
+
+    # ---- names and lists -------------------------------------------------------------------------------------------
+
+    @property
+    def shards(self) -> list[int]:
+        return list(range(self.project.shards))
+
+    @property
+    def store(self) -> str:
+        return self.project.store
+
+    def kind(self, subject: str) -> str:
+        return self.subjects[subject].kind
+
+    @cached_property
+    def photos(self) -> dict[str, dict[int, list[str]]]:
+        """Files of each subject's photos or pairs, by shard; an absent folder lists nothing and fails in its job."""
+        return {name: self._by_shard(subject) for name, subject in self.subjects.items()}
+
+    def _by_shard(self, subject: Subject) -> dict[int, list[str]]:
+        shards: dict[int, list[str]] = {shard: [] for shard in self.shards}
+        for name, files in self._found(subject):
+            shards[shard_of(name, self.project.shards)] += [file for file in files if file]
+        return {shard: sorted(set(files)) for shard, files in shards.items()}
+
+    def _found(self, subject: Subject) -> list[tuple[str, list[str | None]]]:
+        """Each photo or pair with the files that its index row is read from."""
+        if subject.kind == "photos":
+            return [(photo.id, [photo.path, photo.mask_path]) for photo in list_photos(subject.photos)]
+        return [(pair.id, [*pair.paths.values(), pair.mask_path, pair.stray]) for pair in list_pairs(subject.pairs)]
+
+    def pair_tables(self, wildcards: Any) -> list[str]:
+        """Pair tables of a subject: each shard reads its rows from them."""
+        folders = self.subjects[wildcards.subject].pairs
+        return [str(Path(folder.path) / folder.table) for folder in folders if folder.table]
+
+    def files_of_shard(self, wildcards: Any) -> list[str]:
+        """Photos, hand-made masks and pair tables of one shard."""
+        return self.photos[wildcards.subject][int(wildcards.shard)] + self.pair_tables(wildcards)
+
+    @cached_property
+    def sidecars(self) -> dict[str, dict[str, str]]:
+        """Caption files beside each subject's photos or pairs, by name."""
+        found: dict[str, dict[str, str]] = {}
+        for name, subject in self.subjects.items():
+            if subject.kind == "photos":
+                found[name] = {
+                    photo.id: photo.sidecar_path for photo in list_photos(subject.photos) if photo.sidecar_path
+                }
+            else:
+                found[name] = {pair.id: pair.caption_path for pair in list_pairs(subject.pairs) if pair.caption_path}
+        return found
+
+    def _sidecars(self, subject: str, shard: int | None) -> dict[str, str]:
+        return {
+            name: path
+            for name, path in self.sidecars[subject].items()
+            if shard is None or shard_of(name, self.project.shards) == shard
+        }
+
+    def sidecars_of_shard(self, wildcards: Any) -> list[str]:
+        """Caption files beside the photos of one shard."""
+        return sorted(self._sidecars(wildcards.subject, int(wildcards.shard)).values())
+
+    def index_of_shard(self, wildcards: Any) -> str:
+        """The index table of one shard."""
+        return f"results/{wildcards.subject}/shards/{self.kind(wildcards.subject)}/{wildcards.shard}.parquet"
+
+    def index_of_subject(self, wildcards: Any) -> str:
+        """The merged index table of one subject."""
+        return f"results/{wildcards.subject}/{self.kind(wildcards.subject)}.parquet"
+
+    def shard_tables(self, subject: str, stage: str) -> list[str]:
+        return [f"results/{subject}/shards/{stage}/{shard}.parquet" for shard in self.shards]
+
+    # ---- models of the miniature -----------------------------------------------------------------------------------
+
+    def uses_miniature(self, *sources: str | None) -> bool:
+        return any(source == MINIATURE for source in sources)
+
+    def miniature_base(self, wildcards: Any) -> list[str]:
+        """The manifest of the drawn world's base model, where this subject uses it."""
+        return (
+            [f"{MODELS}/base/manifest.json"] if self.subjects[wildcards.subject].base_model.source == MINIATURE else []
+        )
+
+    def miniature_pack(self, wildcards: Any) -> list[str]:
+        """The manifest of the drawn world's face pack, where this subject's faces use it."""
+        return (
+            [f"{MODELS}/pack/manifest.json"] if self.subjects[wildcards.subject].faces.model.source == MINIATURE else []
+        )
+
+    def miniature_masks(self, wildcards: Any) -> list[str]:
+        """The manifest of the drawn world's mask model, where this subject's masks use it."""
+        model = self.subjects[wildcards.subject].masks.model
+        return [f"{MODELS}/sam2/manifest.json"] if model and model.source == MINIATURE else []
+
+    def miniature_judge(self, wildcards: Any) -> list[str]:
+        """The drawn world's base model and evaluation recogniser, where this subject uses them."""
+        judge = self.subjects[wildcards.subject].evaluation.recogniser.source
+        return self.miniature_base(wildcards) + (
+            [f"{MODELS}/evaluation_pack/manifest.json"] if judge == MINIATURE else []
+        )
+
+    # ---- params: one canonical JSON string a rule ------------------------------------------------------------------
+
+    def _params(self, settings: Any, script: str, *packages: str) -> str:
+        values = settings.model_dump(mode="json") if hasattr(settings, "model_dump") else settings
+        return canonical_json({"settings": values, "code": code_digest(script, *packages)})
+
+    def _resolved(self, settings: Any, **sources: str) -> Any:
+        """Replace the word `miniature` by the folder of the model it stands for."""
+        changes = {}
+        for key, folder in sources.items():
+            model = getattr(settings, key)
+            if model is not None and model.source == MINIATURE:
+                changes[key] = model.model_copy(update={"source": f"{MODELS}/{folder}"})
+        return settings.model_copy(update=changes)
+
+    def _index_slice(self, subject: Subject) -> PhotoStage:
+        folders = subject.photos if subject.kind == "photos" else subject.pairs
+        return PhotoStage(kind=subject.kind, folders=folders, photo=subject.photo)
+
+    def index_photos(self, wildcards: Any) -> str:
+        return self._params(self._index_slice(self.subjects[wildcards.subject]), "index_photos")
+
+    def index_pairs(self, wildcards: Any) -> str:
+        return self._params(self._index_slice(self.subjects[wildcards.subject]), "index_pairs")
+
+    def merge_photos(self, wildcards: Any) -> str:
+        return self._params(self._index_slice(self.subjects[wildcards.subject]), "merge_photos")
+
+    def detect_faces(self, wildcards: Any) -> str:
+        faces = self._resolved(self.subjects[wildcards.subject].faces, model="pack")
+        stage = FaceStage(faces=faces, offline=self.project.offline, cpu_threads=self.project.cpu_threads)
+        return self._params(stage, "detect_faces", "faces")
+
+    def merge_faces(self, wildcards: Any) -> str:
+        subject = self.subjects[wildcards.subject]
+        faces = self._resolved(subject.faces, model="pack")
+        stage = FaceMerge(
+            faces=faces, kind=subject.kind, references=tuple(subject.reference), offline=self.project.offline
+        )
+        return self._params(stage, "merge_faces", "faces")
+
+    def references(self, wildcards: Any) -> list[str]:
+        """Photos that show who the subject is."""
+        return list(self.subjects[wildcards.subject].reference)
+
+    def _mask_slice(self, subject: Subject) -> MaskStage:
+        masks = self._resolved(subject.masks, model="sam2")
+        return MaskStage(masks=masks, offline=self.project.offline, cpu_threads=self.project.cpu_threads)
+
+    def make_masks(self, wildcards: Any) -> str:
+        return self._params(self._mask_slice(self.subjects[wildcards.subject]), "make_masks", "masks")
+
+    def merge_masks(self, wildcards: Any) -> str:
+        return self._params(self._mask_slice(self.subjects[wildcards.subject]), "merge_masks")
+
+    def _quality_slice(self, subject: Subject) -> QualityStage:
+        return QualityStage(quality=subject.quality, kind=subject.kind)
+
+    def measure_quality(self, wildcards: Any) -> str:
+        return self._params(self._quality_slice(self.subjects[wildcards.subject]), "measure_quality")
+
+    def merge_quality(self, wildcards: Any) -> str:
+        return self._params(self._quality_slice(self.subjects[wildcards.subject]), "merge_quality")
+
+    def _caption_slice(self, name: str, shard: int | None) -> CaptionStage:
+        subject = self.subjects[name]
+        edits = read_edits(Path("results") / name / "captions.csv")
+        own = {key: text for key, text in edits.items() if shard is None or shard_of(key, self.project.shards) == shard}
+        return CaptionStage(
+            captions=subject.captions,
+            recipe=subject.recipe,
+            trigger=subject.trigger,
+            class_word=subject.class_word,
+            sidecars=self._sidecars(name, shard),
+            edits=own,
+            offline=self.project.offline,
+            cpu_threads=self.project.cpu_threads,
+        )
+
+    def write_captions(self, wildcards: Any) -> str:
+        return self._params(self._caption_slice(wildcards.subject, int(wildcards.shard)), "write_captions", "captions")
+
+    def merge_captions(self, wildcards: Any) -> str:
+        return self._params(self._caption_slice(wildcards.subject, None), "merge_captions")
+
+    def decide_phases(self, name: str) -> str:
+        subject = self.subjects[name]
+        stage = DecisionStage(
+            kind=subject.kind,
+            recipe=subject.recipe,
+            phases=subject.phases,
+            limits=subject.limits,
+            min_identity=subject.faces.min_identity,
+            held_out=subject.held_out,
+            mask_kind=subject.training.masked_loss.kind,
+            always=subject.always,
+            never=subject.never,
+        )
+        return self._params(stage, "decide_phases")
+
+    def export_dataset(self, wildcards: Any) -> str:
+        subject = self.subjects[wildcards.subject]
+        first = next(iter(subject.trained_variants), None)
+        training = subject.training_of(first, wildcards.phase) if first else subject.training
+        stage = ExportStage(
+            trainer=wildcards.trainer,
+            training=training,
+            kind=subject.kind,
+            recipe=subject.recipe,
+            trigger=subject.trigger,
+            base_model=subject.base_model,
+            prompts=tuple(prompt.text for prompt in subject.prompts.values()),
+            overrides=subject.export[wildcards.trainer].overrides,
+        )
+        return self._params(stage, "export_dataset", "exports")
+
+    def encode_samples(self, wildcards: Any) -> str:
+        subject = self.subjects[wildcards.subject]
+        chosen = [subject.training_of(variant, wildcards.phase) for variant in subject.trained_variants]
+        stage = EncodeStage(
+            base_model=subject.base_model,
+            buckets=tuple({canonical_json(one.buckets.model_dump()): one.buckets for one in chosen}.values()),
+            mask_kind=subject.training.masked_loss.kind,
+            unmasked_weights=tuple(sorted({one.masked_loss.unmasked_weight for one in chosen})),
+            offline=self.project.offline,
+            cpu_threads=self.project.cpu_threads,
+        )
+        return self._params(self._resolved(stage, base_model="base"), "encode_samples")
+
+    def train_lora(self, wildcards: Any) -> str:
+        subject = self.subjects[wildcards.subject]
+        phase = subject.phases[wildcards.phase]
+        stage = TrainStage(
+            training=subject.training_of(wildcards.variant, wildcards.phase),
+            base_model=subject.base_model,
+            init=phase.init,
+            offline=self.project.offline,
+        )
+        return self._params(self._resolved(stage, base_model="base"), "train_lora")
+
+    def _score_slice(self, subject: Subject) -> ScoreStage:
+        stage = ScoreStage(
+            evaluation=self._resolved(subject.evaluation, recogniser="evaluation_pack"),
+            prompts=subject.prompts,
+            recipe=subject.recipe,
+            kind=subject.kind,
+            trigger=subject.trigger,
+            class_word=subject.class_word,
+            base_model=subject.base_model,
+            mask_kind=subject.training.masked_loss.kind,
+            buckets=subject.training.buckets,
+            offline=self.project.offline,
+        )
+        return self._resolved(stage, base_model="base")
+
+    def score_base(self, wildcards: Any) -> str:
+        return self._params(
+            self._score_slice(self.subjects[wildcards.subject]), "score_base", "evaluation/metrics", "faces"
+        )
+
+    def score_checkpoints(self, wildcards: Any) -> str:
+        return self._params(
+            self._score_slice(self.subjects[wildcards.subject]), "score_checkpoints", "evaluation/metrics", "faces"
+        )
+
+    def score_finalists(self, wildcards: Any) -> str:
+        return self._params(
+            self._score_slice(self.subjects[wildcards.subject]), "score_finalists", "evaluation/metrics", "faces"
+        )
+
+    def _choice_slice(self, name: str, with_pick: bool) -> ChoiceStage:
+        subject = self.subjects[name]
+        pick = subject.pick if with_pick else None
+        return ChoiceStage(
+            choice=subject.choice, finalists=subject.evaluation.finalists, recipe=subject.recipe, pick=pick
+        )
+
+    def finalists(self, wildcards: Any) -> str:
+        """How finalists are found; a hand's pick does not enter, so that it draws nothing."""
+        return canonical_json(
+            {"settings": self._choice_slice(wildcards.subject, False).model_dump(mode="json"), "code": ""}
+        )
+
+    def choose_checkpoint(self, wildcards: Any) -> str:
+        return self._params(self._choice_slice(wildcards.subject, True), "choose_checkpoint")
+
+    def publish_lora(self, wildcards: Any) -> str:
+        subject = self.subjects[wildcards.subject]
+        stage = PublishStage(
+            recipe=subject.recipe,
+            trigger=subject.trigger,
+            class_word=subject.class_word,
+            base_model=subject.base_model,
+            training=subject.training.model_dump(mode="json"),
+            offline=self.project.offline,
+        )
+        return self._params(self._resolved(stage, base_model="base"), "publish_lora")
+
+    # ---- behind the checkpoint -------------------------------------------------------------------------------------
+
+    def decided(self, subject: str) -> Any:
+        """Outputs of the phase decision; asking for them is what cuts off jobs that would run for nothing."""
+        return getattr(self.checkpoints, checkpoint_name(subject)).get().output
+
+    def manifest(self, wildcards: Any) -> str:
+        """The manifest of one phase."""
+        return self.decided(wildcards.subject)[f"phase_{slug(wildcards.phase)}"]
+
+    def manifests(self, wildcards: Any) -> list[str]:
+        """The manifests of all phases."""
+        decided = self.decided(wildcards.subject)
+        return [decided[f"phase_{slug(phase)}"] for phase in self.subjects[wildcards.subject].phases]
+
+    def holdout(self, wildcards: Any) -> str:
+        return self.decided(wildcards.subject)["holdout"]
+
+    def decision_outputs(self, subject: str) -> dict[str, str]:
+        """Named outputs of the decision: one manifest a phase, the holdout, the decisions."""
+        folder = f"results/{subject}/phases"
+        named = {f"phase_{slug(phase)}": f"{folder}/{phase}.parquet" for phase in self.subjects[subject].phases}
+        return named | {"holdout": f"{folder}/holdout.parquet", "decisions": f"{folder}/decisions.parquet"}
+
+    def previous_steps(self, wildcards: Any) -> list[str]:
+        """steps.json of the phase before, where this one starts from its weights."""
+        subject = self.subjects[wildcards.subject]
+        phases = subject.phases_of(wildcards.variant)
+        place = phases.index(wildcards.phase)
+        if place == 0 or subject.phases[wildcards.phase].init != "previous":
+            return []
+        return [f"results/{wildcards.subject}/train/{wildcards.variant}/{phases[place - 1]}/steps.json"]
+
+    def trained(self, subject: str) -> list[tuple[str, str]]:
+        """Every (variant, phase) that is trained."""
+        settings = self.subjects[subject]
+        return [(variant, phase) for variant in settings.trained_variants for phase in settings.phases_of(variant)]
+
+    def external(self, subject: str) -> list[str]:
+        """Variants that are finished LoRA files."""
+        return [name for name, variant in self.subjects[subject].variants.items() if variant.lora]
+
+    def loras_of(self, wildcards: Any) -> list[str]:
+        """Files of an external variant."""
+        return self._loras(wildcards.subject, wildcards.variant)
+
+    def _loras(self, subject: str, variant: str) -> list[str]:
+        return sorted(glob(self.subjects[subject].variants[variant].lora or "", recursive=True))
+
+    def step_files(self, wildcards: Any) -> list[str]:
+        return [
+            f"results/{wildcards.subject}/train/{variant}/{phase}/steps.json"
+            for variant, phase in self.trained(wildcards.subject)
+        ]
+
+    def select_scores(self, wildcards: Any) -> list[str]:
+        """Score tables of all checkpoints of all variants, without the base."""
+        folder = f"results/{wildcards.subject}/evaluation"
+        trained = [f"{folder}/{variant}/{phase}/scores.parquet" for variant, phase in self.trained(wildcards.subject)]
+        return trained + [f"{folder}/{name}/files/scores.parquet" for name in self.external(wildcards.subject)]
+
+    def all_scores(self, wildcards: Any) -> list[str]:
+        folder = f"results/{wildcards.subject}/evaluation"
+        return [f"{folder}/base/scores.parquet", *self.select_scores(wildcards), f"{folder}/report-half/scores.parquet"]
+
+    def previous_flag(self, wildcards: Any) -> str:
+        return " ".join(f"--previous {path}" for path in self.previous_steps(wildcards))
+
+    def external_flag(self, wildcards: Any) -> str:
+        """`--loras` for the files of external variants, where there are any."""
+        files = [path for name in self.external(wildcards.subject) for path in self._loras(wildcards.subject, name)]
+        return f"--loras {shlex.join(files)}" if files else ""
+
+    # ---- pages and the miniature ------------------------------------------------------------------------------------
+
+    def write_config(self, wildcards: Any) -> str:
+        return self._params(self.subjects[wildcards.subject], "write_config")
+
+    def _pages(self, script: str) -> str:
+        slices = {name: subject.model_dump(mode="json") for name, subject in self.subjects.items()}
+        return self._params({"subjects": slices}, script)
+
+    def write_curation(self) -> str:
+        return self._pages("write_curation")
+
+    def write_report(self) -> str:
+        return self._pages("write_report")
+
+    def build_miniature(self, script: str) -> str:
+        return self._params({"seed": 0}, script)
+
+    # ---- targets ---------------------------------------------------------------------------------------------------
+
+    def products(self, subject: str) -> list[str]:
+        """What building one subject means."""
+        return [f"results/{subject}/lora/published.json", f"results/{subject}/config.yaml", *self.exported(subject)]
+
+    def exported(self, subject: str) -> list[str]:
+        settings = self.subjects[subject]
+        return [
+            f"results/{subject}/exports/{phase}/{trainer}/files.json"
+            for trainer, export in settings.export.items()
+            for phase in (export.phases or settings.phases)
+        ]
+
+    def of_all(self, path: str) -> list[str]:
+        """A path pattern filled for every subject."""
+        return [path.format(subject=subject) for subject in self.subjects]
+
+
+def slug(name: str) -> str:
+    """A name as a Python identifier."""
+    return name.replace("-", "_")
+
+
+def checkpoint_name(subject: str) -> str:
+    return f"decide_phases_{slug(subject)}"

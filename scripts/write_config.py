@@ -1,0 +1,24 @@
+"""Write the resolved settings of one subject as YAML, for people; no rule reads them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from likeness.program import parser_for, run
+from likeness.store import write_atomically
+
+
+def main() -> None:
+    parser = parser_for(__doc__)
+    parser.add_argument("--output", required=True, type=Path, help="YAML file to write")
+    args = parser.parse_args()
+    settings = json.loads(args.settings)["settings"]
+    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120)
+    write_atomically(args.output, f"# All settings of this subject after every layer was merged.\n{text}".encode())
+
+
+if __name__ == "__main__":
+    run(main)
