@@ -129,7 +129,8 @@ class Store:
         if sha256_of_bytes(data) != sha256:
             path.unlink(missing_ok=True)
             raise UserError(
-                f"{path}: the stored file is {'damaged' if data else 'missing'}. It was removed; run the same command again and it is made anew."
+                f"{path}: the stored file is {'damaged' if data else 'missing'}. "
+                "It was removed; run the same command again and it is made anew."
             )
         return data
 

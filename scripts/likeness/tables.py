@@ -248,7 +248,7 @@ DECISIONS = Table(
         (
             "rule",
             TEXT,
-            "what decided: status, no_face, identity, near_duplicate, sharpness …, where, top, balance, always, never, held_out, earlier_phase; kept",
+            "what decided: status, no_face, identity, near_duplicate, sharpness …, where, top, always, never, held_out …; kept",
         ),
         ("value", FLOAT, "measured value, or null"),
         ("threshold", FLOAT, "limit it was held against, or null"),

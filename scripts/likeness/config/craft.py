@@ -51,7 +51,8 @@ def impossible(subject: Subject) -> Iterator[tuple[str, str]]:
         if distilled and not training.allow_distilled:
             yield (
                 "base_model",
-                f"{subject.base_model.source!r} is distilled; training collapses early. Use the base checkpoint, or set training.allow_distilled",
+                f"{subject.base_model.source!r} is distilled; training collapses early. "
+                "Use the base checkpoint, or set training.allow_distilled",
             )
         for kind, index in (
             re.findall(r"(single_transformer_blocks|transformer_blocks)\\\.\(?(\d+)", training.targets) if size else []
@@ -118,13 +119,17 @@ def _head_swap_padding(subject: Subject) -> Iterator[tuple[str, str, str]]:
 
 
 def _same_recogniser(subject: Subject) -> Iterator[tuple[str, str, str]]:
-    if subject.recipe != "style" and subject.evaluation.recogniser_backend == "insightface" == subject.faces.backend:
-        if subject.evaluation.recogniser.source == subject.faces.model.source != MINIATURE:
-            yield (
-                "evaluation.recogniser",
-                "the same recogniser curates and scores; a different one is the fairer judge",
-                "evaluation design",
-            )
+    judge = (subject.evaluation.recogniser_backend, subject.evaluation.recogniser.source)
+    if (
+        subject.recipe != "style"
+        and judge == (subject.faces.backend, subject.faces.model.source)
+        and judge[0] != "opencv"
+    ):
+        yield (
+            "evaluation.recogniser",
+            "the same recogniser curates and scores; a different one is the fairer judge",
+            "evaluation design",
+        )
 
 
 def _short_phase_chain(subject: Subject) -> Iterator[tuple[str, str, str]]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import Field
 
-from likeness.config.base import Settings
+from likeness.config.base import ModelSource, Settings
+from likeness.config.training import TrainingSettings
 
 
 class ExportSettings(Settings):
@@ -15,3 +18,16 @@ class ExportSettings(Settings):
         default_factory=dict,
         description="Keys of the trainer's own config file to set by hand, as the trainer spells them.",
     )
+
+
+class ExportStage(Settings):
+    """The slice that export_dataset reads, for one phase and trainer."""
+
+    trainer: str
+    training: TrainingSettings
+    kind: Literal["photos", "pairs"]
+    recipe: str
+    trigger: str
+    base_model: ModelSource
+    prompts: tuple[str, ...] = ()
+    overrides: dict[str, str | int | float | bool] = Field(default_factory=dict)

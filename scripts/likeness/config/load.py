@@ -156,7 +156,7 @@ def _explain(model: type[BaseModel], item: Any) -> Iterable[tuple[KeyPath, str]]
     elif kind == "missing":
         yield path, "missing; it has no default"
     elif kind == "value_error" and not path:
-        for part in str(item["msg"]).removeprefix("Value error, ").split("; "):
+        for part in str(item["msg"]).removeprefix("Value error, ").split("\n"):
             key, colon, rest = part.partition(": ")
             yield (tuple(key.split(".")), rest) if colon and " " not in key else ((), part)
     else:

@@ -22,6 +22,9 @@ class PhaseSettings(Settings):
     balance: dict[Literal["close", "half", "full"], float] | None = Field(
         None, description="Wished share of each framing, such as a third each; samples over the share are dropped."
     )
+    balance_tolerance: float = Field(
+        0.1, ge=0, le=1, description="How far a framing's share may lie from its wish, as a share of the whole."
+    )
     always: tuple[str, ...] = Field((), description="Names kept by hand in spite of every rule.")
     never: tuple[str, ...] = Field((), description="Names dropped by hand.")
     nested: bool = Field(True, description="Draw from the phase before; false draws from all usable samples.")
@@ -33,7 +36,8 @@ class PhaseSettings(Settings):
 class DecisionStage(Settings):
     """The slice that decide_phases reads."""
 
-    kind: str
+    kind: Literal["photos", "pairs"]
+    recipe: Literal["character", "style", "edit"] = "character"
     phases: dict[str, PhaseSettings]
     limits: QualityLimits
     min_identity: float

@@ -143,7 +143,7 @@ class Subject(Settings):
         if self.pick and self.pick.variant not in self.variants:
             wrong.append(f"pick.variant: no variant {self.pick.variant!r}; there are {', '.join(self.variants)}")
         if wrong:
-            raise ValueError("; ".join(wrong))
+            raise ValueError("\n".join(wrong))
         return self
 
 

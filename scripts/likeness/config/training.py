@@ -13,7 +13,9 @@ from likeness.config.masks import MaskKind
 class OptimizerSettings(Settings):
     """The optimizer; all come from maintained packages."""
 
-    name: Literal["adamw", "adamw8bit", "prodigy"] = Field("adamw", description="adamw (torch), adamw8bit (bitsandbytes) or prodigy (prodigyopt; learning rate 1).")
+    name: Literal["adamw", "adamw8bit", "prodigy"] = Field(
+        "adamw", description="adamw (torch), adamw8bit (bitsandbytes) or prodigy (prodigyopt; learning rate 1)."
+    )
     weight_decay: float = Field(1e-4, ge=0, le=1, description="Decoupled weight decay.")
     beta1: float = Field(0.9, ge=0, lt=1, description="Decay of the gradient's mean.")
     beta2: float = Field(0.999, ge=0, lt=1, description="Decay of the gradient's square.")

@@ -1,0 +1,66 @@
+"""Write config/subjects/NAME.yaml for a new subject and say what to do next.
+
+The file holds only what differs from the recipe; every other key stands in config/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from likeness.config.load import HOUSE, load_project
+from likeness.errors import UserError, nearest
+from likeness.program import run
+
+TEMPLATE = """\
+# yaml-language-server: $schema=../schema.json
+# Every key: config/README.md. Check with: python -m snakemake -n
+recipe: {recipe}
+trigger: {trigger}
+{data}: {path}
+base_model: black-forest-labs/FLUX.2-klein-base-4B
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True, help="name of the subject: small letters, digits, hyphens")
+    parser.add_argument("--recipe", default="character", help="character, style or edit")
+    parser.add_argument("--photos", required=True, help="folder of photos, or of pairs for an edit")
+    parser.add_argument("--trigger", required=True, help="the word that calls the LoRA")
+    parser.add_argument("--folder", type=Path, default=Path(), help="the project's folder")
+    args = parser.parse_args()
+    recipes = sorted(path.stem for path in (HOUSE / "config" / "recipes").glob("*.yaml"))
+    missing = [f"{flag.upper()}=…" for flag in ("name", "photos", "trigger") if not getattr(args, flag)]
+    if missing:
+        raise UserError(
+            f"give {' '.join(missing)}; for example: make new NAME=jane RECIPE=character PHOTOS=data/jane TRIGGER=j4ne"
+        )
+    if args.recipe not in recipes:
+        raise UserError(f"no recipe {args.recipe!r}; {nearest(args.recipe, recipes)}")
+    path = args.folder / "config" / "subjects" / f"{args.name}.yaml"
+    if path.exists():
+        raise UserError(f"{path} exists already; edit it, or choose another name")
+    write_checked(path, args)
+    print(f"wrote {path}")
+    if not Path(args.folder / args.photos).is_dir():
+        print(f"note: the folder {args.photos} does not exist yet")
+    print("next:  make curate   (every photo, its fate and caption)\nthen:  .venv/bin/python -m snakemake --cores all")
+
+
+def write_checked(path: Path, args: argparse.Namespace) -> None:
+    """Write the file, and take it back when the configuration with it is not valid."""
+    data = "pairs" if args.recipe == "edit" else "photos"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(
+        TEMPLATE.format(recipe=args.recipe, trigger=args.trigger, data=data, path=args.photos), encoding="utf-8"
+    )
+    try:
+        load_project(args.folder)
+    except UserError:
+        path.unlink()
+        raise
+
+
+if __name__ == "__main__":
+    run(main)

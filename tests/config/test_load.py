@@ -1,0 +1,149 @@
+"""Configuration: layers, and every mistake at once with its file, line and nearest key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from likeness.config.load import HOUSE, load_project
+from likeness.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "config" / "subjects").mkdir(parents=True)
+    return tmp_path
+
+
+def write(folder: Path, text: str, name: str = "jane") -> None:
+    (folder / "config" / "subjects" / f"{name}.yaml").write_text(text, encoding="utf-8")
+
+
+def complaint(folder: Path) -> str:
+    with pytest.raises(UserError) as caught:
+        load_project(folder)
+    return str(caught.value)
+
+
+GOOD = "recipe: character\ntrigger: j4ne\nphotos: data/jane\n"
+
+
+def test_a_bare_clone_has_no_subjects_and_no_errors(tmp_path: Path) -> None:
+    assert load_project(tmp_path).project.subjects == {}
+
+
+def test_five_mistakes_are_reported_with_lines_and_nearest_keys(folder: Path) -> None:
+    write(
+        folder,
+        "recipe: character\ntriger: j4ne\nphotos: data\ntraining:\n  rank: -3\n  targts: all\n  sigma: {distribution: sigmod}\nheld_out: two\n",  # noqa: E501
+    )
+    text = complaint(folder)
+    assert text.startswith("6 mistakes")
+    for expected in (
+        "config/subjects/jane.yaml:2: subject jane: triger: unknown key; did you mean 'trigger'?",
+        "config/subjects/jane.yaml:5: subject jane: training.rank: input should be greater than or equal to 1; found -3",
+        "config/subjects/jane.yaml:6: subject jane: training.targts: unknown key; did you mean 'targets'?",
+        "config/subjects/jane.yaml:7: subject jane: training.sigma.distribution: input should be 'uniform', 'sigmoid' or 'shifted'",
+        "config/subjects/jane.yaml:8: subject jane: held_out",
+        "subject jane: trigger: missing",
+    ):
+        assert expected in text
+
+
+def test_mistakes_of_several_files_come_together(folder: Path) -> None:
+    write(folder, GOOD + "preset: herst\n", "one")
+    write(folder, "recipe: caracter\ntrigger: x\nphotos: a\n", "two")
+    write(folder, "trigger: [x\n", "three")
+    (folder / "config" / "config.yaml").write_text("shards: 1000\n", encoding="utf-8")
+    text = complaint(folder)
+    assert "one.yaml:4: preset: no preset 'herst'; did you mean 'herbst'?" in text
+    assert "two.yaml:1: recipe: no recipe 'caracter'; did you mean 'character'?" in text
+    assert "three.yaml:2: not valid YAML" in text
+    assert "config/config.yaml:1: shards: input should be less than or equal to 256; found 1000" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (GOOD + "trigger: twice\n", "jane.yaml:4: trigger: stands twice; the first is on line 2"),
+        (GOOD + "variants: {base: {}}\n", "'base' is reserved"),
+        (GOOD + "phases: {First: {}}\n", "'First' is not a name"),
+        (GOOD + "export: [simpletunr]\n", "export.simpletunr: unknown trainer"),
+        (GOOD + "variants: {a: {training: {rnk: 3}}}\n", "variants.a.training: rnk"),
+        (GOOD + "pick: {variant: nope, phase: main, step: 1}\n", "pick.variant: no variant 'nope'"),
+        ("recipe: edit\ntrigger: x\nphotos: a\n", "pairs: missing; recipe 'edit' needs"),
+        (GOOD + "base_model: black-forest-labs/FLUX.2-klein-9B\n", "is distilled"),
+        (GOOD + 'training: {targets: "transformer_blocks\\\\.12\\\\.attn\\\\.to_q"}\n', "klein 4b has 5"),
+    ],
+)
+def test_what_cannot_work_is_an_error(folder: Path, text: str, expected: str) -> None:
+    write(folder, text)
+    assert expected in complaint(folder)
+
+
+def test_layers_merge_sections_and_replace_named_maps(folder: Path) -> None:
+    (folder / "config" / "config.yaml").write_text("defaults:\n  training: {rank: 8, steps: 99}\n", encoding="utf-8")
+    write(folder, GOOD + "preset: herbst\ntraining: {steps: 7}\nprompts: {one: {text: '{trigger}'}}\n")
+    subject = load_project(folder).project.subjects["jane"]
+    assert (subject.training.rank, subject.training.steps, subject.training.alpha) == (8, 7, 64)
+    assert subject.training.optimizer.weight_decay == 1e-5
+    assert subject.training.masked_loss.kind == "person"
+    assert list(subject.prompts) == ["one"]
+
+
+def test_inline_subjects_of_a_configfile_stand_instead_of_the_folder(folder: Path) -> None:
+    write(folder, GOOD)
+    other = folder / "other.yaml"
+    other.write_text("shards: 2\nsubjects:\n  anna: {trigger: 4nna, photos: data/anna}\n", encoding="utf-8")
+    project = load_project(folder, [other], {"shards": 3}).project
+    assert (list(project.subjects), project.shards) == (["anna"], 3)
+
+
+def test_phases_change_steps_and_rate_of_a_variant(folder: Path) -> None:
+    write(
+        folder,
+        GOOD + "phases: {a: {steps: 5}, b: {learning_rate: 0.5}}\nvariants: {v: {training: {steps: 9, rank: 2}}}\n",
+    )
+    subject = load_project(folder).project.subjects["jane"]
+    assert [subject.training_of("v", phase).steps for phase in "ab"] == [5, 9]
+    assert subject.training_of("v", "b").learning_rate == 0.5
+    assert subject.training_of("v", "a").resolved_alpha == 2
+
+
+@pytest.mark.parametrize("path", sorted((HOUSE / "config" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_pass_without_warnings_and_state_what_to_expect(folder: Path, path: Path) -> None:
+    write(folder, path.read_text(encoding="utf-8"), path.stem)
+    assert path.stem in load_project(folder).project.subjects
+    assert "GPU memory" in path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", sorted((HOUSE / "config" / "presets").glob("*.yaml")), ids=lambda path: path.stem)
+def test_presets_are_valid_and_name_their_source(folder: Path, path: Path) -> None:
+    data = "pairs" if path.stem == "bfs" else "photos"
+    recipe = "edit" if path.stem == "bfs" else "character"
+    write(folder, f"recipe: {recipe}\ntrigger: x\n{data}: a\npreset: {path.stem}\n")
+    assert load_project(folder).project.subjects["jane"].preset == [path.stem]
+    assert path.read_text(encoding="utf-8").startswith("about:")
+
+
+@pytest.mark.parametrize(
+    ("more", "key"),
+    [
+        ("training: {rank: 2}\n", "training.rank"),
+        ("training: {alpha: 200}\n", "training.alpha"),
+        ("training: {steps: 100}\n", "training.steps"),
+        ("training: {targets: double_attn_img}\n", "training.targets"),
+        ("faces: {crop: {padding: 0.1}}\n", "faces.crop.padding"),
+        ("class_word: j4ne\n", "trigger"),
+        ("export: [fal]\ntraining: {alpha: 8}\n", "export.fal"),
+        ("evaluation: {recogniser: buffalo_l}\n", "evaluation.recogniser"),
+    ],
+)
+def test_rules_of_the_craft_warn_with_their_source(folder: Path, more: str, key: str) -> None:
+    write(folder, GOOD + more)
+    warnings = load_project(folder).warnings
+    assert [warning.key for warning in warnings] == [key]
+    assert all(warning.source for warning in warnings)
+    write(folder, GOOD)
+    assert load_project(folder).warnings == ()

@@ -1,0 +1,61 @@
+"""GPU leases with made-up devices: never two jobs on one, a dead job's lease is free again."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from likeness.lease import lease_device, visible_devices
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from likeness.lease import lease_device
+with lease_device(["0", "1"], Path(sys.argv[2]), poll_s=0.02) as place:
+    print(place, time.monotonic(), flush=True)
+    time.sleep(float(sys.argv[3]))
+    print(place, time.monotonic(), flush=True)
+"""
+SCRIPTS = str(Path(__file__).resolve().parents[1] / "scripts")
+
+
+def start(folder: Path, hold_s: float) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", HOLDER, SCRIPTS, str(folder), str(hold_s)], stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_four_jobs_on_two_devices_never_overlap(tmp_path: Path) -> None:
+    jobs = [start(tmp_path, 0.3) for _ in range(4)]
+    spans = []
+    for job in jobs:
+        first, last = job.communicate(timeout=60)[0].splitlines()
+        place, begin = first.split()
+        spans.append((int(place), float(begin), float(last.split()[1])))
+    assert {place for place, _, _ in spans} == {0, 1}
+    for device in (0, 1):
+        own = sorted((begin, end) for place, begin, end in spans if place == device)
+        assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(own))
+
+
+def test_a_killed_job_frees_its_device(tmp_path: Path) -> None:
+    job = start(tmp_path, 60)
+    assert job.stdout is not None and job.stdout.readline()
+    os.kill(job.pid, signal.SIGKILL)
+    job.wait()
+    begin = time.monotonic()
+    with lease_device(["0"], tmp_path) as place:
+        assert place == 0
+    assert time.monotonic() - begin < 5
+
+
+def test_devices_are_chosen_inside_the_given_ones() -> None:
+    assert visible_devices(2, "3,GPU-abc") == ["3", "GPU-abc"]
+    assert visible_devices(2, None) == ["0", "1"]
+    assert visible_devices(0, "0") == []
