@@ -1,0 +1,251 @@
+"""LoRA files: written so that diffusers keeps the scale, read whatever trainer made them, verified by loading back.
+
+A file with alpha other than rank loads at scale 1 in diffusers unless its metadata holds the adapter's config, and some
+layouts load no module at all with a mere warning; so every written file carries that config and is read back through
+diffusers' own loader. Bytes are a function of the content: tensors and metadata are sorted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import contextmanager
+from logging import CRITICAL
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from likeness.errors import UserError
+from likeness.klein.fingerprint import sha256_of_file
+from likeness.klein.load import BaseModel
+from likeness.lora.adapter import Lora, LoraModule, lora_of, relative_difference
+from likeness.lora.formats import METADATA_KEY, parse_lora
+
+if TYPE_CHECKING:
+    from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
+
+__all__ = ["Lora", "LoraModule", "Verified", "read_lora", "save_lora", "sha256_of", "verify_lora", "write_lora"]
+_RESERVED = {METADATA_KEY, "format"}
+_LOADED_TOLERANCE = 1e-3
+
+
+class Verified(NamedTuple):
+    """What diffusers loaded from a file: how many modules, and their one scale (None where scales differ)."""
+
+    modules: int
+    scale: float | None
+    sha256: str
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file's bytes; returns 64 hex digits."""
+    return sha256_of_file(path)
+
+
+def write_lora(
+    path: Path,
+    state_dict: Mapping[str, torch.Tensor],
+    rank: int,
+    alpha: float,
+    targets: str,
+    provenance: Mapping[str, str],
+) -> str:
+    """Write PEFT's state dict in diffusers' layout with the adapter's config, and return the file's sha256.
+
+    Keys are `<module>.lora_A.weight` and `.lora_B.weight`, with or without `transformer.`; every module has the scale
+    alpha / rank. `targets` is the regular expression that was trained. `provenance` goes to the file's metadata. The
+    file appears whole or not at all. Layout and config keys: diffusers Flux2LoraLoaderMixin.
+    """
+    return save_lora(path, lora_of(state_dict, alpha / rank), provenance, targets, rank)
+
+
+def save_lora(
+    path: Path, lora: Lora, provenance: Mapping[str, str], targets: str | None = None, rank: int | None = None
+) -> str:
+    """Write a Lora in diffusers' layout and return the file's sha256; ranks and scales may differ between modules.
+
+    `targets` defaults to the list of its modules, `rank` (the config's `r`) to the most common one. A Lora that was
+    read and is saved again gives the same tensors bit for bit.
+    """
+    if not lora.modules:
+        raise ValueError("a LoRA without modules cannot be written")
+    tensors = {}
+    for name, module in lora.modules.items():
+        tensors[f"transformer.{name}.lora_A.weight"] = module.A_RI
+        tensors[f"transformer.{name}.lora_B.weight"] = module.B_OR
+    config = adapter_config(lora, targets, rank)
+    adapter = json.dumps({f"transformer.{key}": value for key, value in config.items()}, sort_keys=True)
+    return write_tensors(path, tensors, {**_checked(provenance), METADATA_KEY: adapter})
+
+
+def adapter_config(lora: Lora, targets: str | None = None, rank: int | None = None) -> dict[str, Any]:
+    """PEFT's LoraConfig of a Lora, with only the keys that carry information, so that other versions can read it."""
+    ranks = {name: module.rank for name, module in lora.modules.items()}
+    alphas = {name: _tidy(module.scale * module.rank) for name, module in lora.modules.items()}
+    common_rank = rank or _most_common(ranks.values())
+    common_alpha = _most_common([alphas[name] for name in ranks if ranks[name] == common_rank] or alphas.values())
+    return {
+        "r": common_rank,
+        "lora_alpha": common_alpha,
+        "rank_pattern": {_pattern(name): value for name, value in ranks.items() if value != common_rank},
+        "alpha_pattern": {_pattern(name): value for name, value in alphas.items() if value != common_alpha},
+        "target_modules": targets or sorted(lora.modules),
+    }
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
+    """Write a safetensors file whose bytes depend on its content alone, atomically; returns its sha256."""
+    ordered = {key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}
+    data = save(ordered)
+    # The library keeps metadata in a hash map, whose order differs between processes: the header is written here.
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = {"format": "pt", **metadata}
+    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        file.write(len(text).to_bytes(8, "little") + text + data[8 + length :])
+    temporary = Path(file.name)
+    temporary.chmod(0o644)
+    temporary.replace(path)
+    return sha256_of_file(path)
+
+
+def read_lora(path: Path) -> Lora:
+    """Read a LoRA of any known format; UserError names the file and what is wrong with it (see `parse_lora`).
+
+    A folder of PEFT is read through its adapter_model.safetensors; an adapter_config.json beside a file counts for
+    PEFT's layout only. Tensors keep the type of the file.
+    """
+    path = path / "adapter_model.safetensors" if path.is_dir() else path
+    if not path.is_file():
+        raise UserError(f"LoRA file {path} does not exist.")
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise UserError(
+            f"LoRA file {path} is not a readable safetensors file ({error}). Pickled files (.pt, .bin) are not read."
+        ) from None
+    return parse_lora(tensors, metadata, f"LoRA file {path}", _peft_config(path, tensors))
+
+
+def verify_lora(
+    path: Path, base_or_transformer: BaseModel | Flux2Transformer2DModel, expected_count: int | None = None
+) -> Verified:
+    """Load a file through diffusers' own loader into a copy of the model without weights, and compare with the file.
+
+    Raises UserError unless every module of the file arrives with the same values and scale, at least one B is not zero,
+    and there are `expected_count` modules. The given model is left as it is.
+    """
+    lora = read_lora(path)
+    loaded = _loaded_by_diffusers(path, base_or_transformer)
+    wanted = len(lora.modules) if expected_count is None else expected_count
+    if len(loaded) != wanted or set(loaded) != set(lora.modules):
+        raise UserError(f"LoRA file {path}: diffusers loads {len(loaded)} of {wanted} modules.")
+    for name, module in lora.modules.items():
+        _check_loaded(path, name, module, loaded[name])
+    if not any(module.B_OR.any() for module in lora.modules.values()):
+        raise UserError(f"LoRA file {path} changes nothing: all its B matrices are zero.")
+    scales = {round(module.scale, 9) for module in loaded.values()}
+    return Verified(len(loaded), scales.pop() if len(scales) == 1 else None, sha256_of_file(path))
+
+
+def _check_loaded(path: Path, name: str, own: LoraModule, loaded: LoraModule) -> None:
+    # Factors may differ where the changes of weight do not: the loader moves kohya's alpha into them and repeats A.
+    if relative_difference(own, loaded) > _LOADED_TOLERANCE:
+        raise UserError(
+            f"LoRA file {path}: {name!r} has scale {own.scale:g} in the file, but diffusers loads scale "
+            f"{loaded.scale:g} "
+            "or other values. Write the file again with its adapter config."
+        )
+
+
+def _loaded_by_diffusers(path: Path, base_or_transformer: BaseModel | Flux2Transformer2DModel) -> dict[str, LoraModule]:
+    from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
+    from diffusers.pipelines.flux2.pipeline_flux2_klein import Flux2KleinPipeline
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    if isinstance(base_or_transformer, BaseModel):
+        assert base_or_transformer.layout
+        config = base_or_transformer.config_of("transformer")
+    else:
+        config = dict(base_or_transformer.config)
+    with torch.device("meta"):
+        skeleton = Flux2Transformer2DModel.from_config(config)
+    assert isinstance(skeleton, Flux2Transformer2DModel)
+    _give_weights_of_no_size(skeleton)
+    try:
+        with _quiet_loader():
+            pipeline = Flux2KleinPipeline(None, None, None, None, skeleton)  # pyright: ignore[reportArgumentType]
+            pipeline.load_lora_weights(str(path), adapter_name="file")
+    except Exception as error:
+        raise UserError(f"LoRA file {path}: diffusers cannot load it: {error}") from error
+    loaded = {}
+    for name, module in skeleton.named_modules():
+        if isinstance(module, BaseTunerLayer):
+            down_RI, up_OR = module.lora_A["file"].weight, module.lora_B["file"].weight  # pyright: ignore
+            loaded[name] = LoraModule(down_RI.detach(), up_OR.detach(), float(module.scaling["file"]))  # pyright: ignore
+    return loaded
+
+
+def _give_weights_of_no_size(skeleton: torch.nn.Module) -> None:
+    """Put one number, repeated by stride 0, behind every weight: PEFT moves adapters to the device of the weights."""
+    for module in skeleton.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            repeated = torch.zeros((), dtype=torch.float32).expand(parameter.shape)
+            setattr(module, name, torch.nn.Parameter(repeated, requires_grad=False))
+
+
+@contextmanager
+def _quiet_loader():
+    """What the loader would warn about is checked here and raised as an error."""
+    from diffusers.utils import logging
+
+    level = logging.get_verbosity()
+    logging.set_verbosity(CRITICAL)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+
+
+def _peft_config(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
+    config = path.parent / "adapter_config.json"
+    if not config.is_file() or not any(key.startswith("base_model.model.") for key in tensors):
+        return None
+    try:
+        return json.loads(config.read_text("utf-8"))
+    except ValueError:
+        raise UserError(f"{config} is not valid JSON; it belongs to {path}. Copy both again.") from None
+
+
+def _checked(provenance: Mapping[str, str]) -> dict[str, str]:
+    reserved = _RESERVED & set(provenance)
+    if reserved or not all(isinstance(value, str) for value in provenance.values()):
+        raise ValueError(f"provenance must map strings to strings and not use {sorted(_RESERVED)}: {dict(provenance)}")
+    return dict(provenance)
+
+
+def _pattern(name: str) -> str:
+    # PEFT reads the keys as regular expressions that may match the end of a name: this one matches the whole name only.
+    return "^" + name.replace(".", r"\.")
+
+
+def _most_common(values: Any) -> Any:
+    counts = Counter(values)
+    return min(counts, key=lambda value: (-counts[value], value))
+
+
+def _tidy(alpha: float) -> int | float:
+    """Undo the rounding of scale × rank, so that alpha 16 is written as 16."""
+    nearest = round(alpha)
+    return nearest if math.isclose(alpha, nearest, rel_tol=1e-12) else alpha

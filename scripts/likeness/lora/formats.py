@@ -1,0 +1,220 @@
+"""Reading LoRA files of any trainer: which format the keys are in, and what they mean.
+
+Six layouts are known: diffusers, ComfyUI/BFL (fused projections), diffusers' names under `diffusion_model.`, PEFT,
+kohya and bare module names (DiffSynth). They differ in prefix, in the suffix of the factors, and in where the scale is kept:
+the adapter metadata, alpha tensors, or nowhere (then it is 1). What cannot be read exactly is refused by name.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+
+from likeness.errors import UserError
+from likeness.lora.adapter import Lora, LoraModule
+from likeness.lora.names import NORM_OUT, is_own_name, own_names, underscored_names
+
+METADATA_KEY = "lora_adapter_metadata"
+"""Where diffusers keeps the adapter's config (JSON, keys prefixed by 'transformer.') in a file's metadata."""
+
+_PREFIXES = {
+    "transformer.": "diffusers",
+    "diffusion_model.": "comfyui",
+    "base_model.model.": "peft",
+    "lora_unet_": "kohya",
+    "lora_transformer_": "kohya",
+}
+_SUFFIX = re.compile(r"^(?P<name>.+?)\.(?P<side>lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)(\.\w+)?\.weight$")
+_FOREIGN_ALGORITHMS = {
+    "dora_scale": "DoRA",
+    "lora_magnitude_vector": "DoRA",
+    "lokr_": "LoKr",
+    "hada_": "LoHa",
+    "oft_": "OFT",
+}
+_FLUX1_NAMES = ("proj_mlp", "norm1.linear", "img_mod.lin", "modulation.lin", "vector_in", "norm1_linear")
+
+
+class Factor(NamedTuple):
+    """One tensor of a file: its format, its module's name without prefix (dots), and what it is: A, B or alpha."""
+
+    format: str
+    name: str
+    side: str
+
+
+def parse_lora(
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    where: str,
+    config: Mapping[str, Any] | None = None,
+) -> Lora:
+    """Turn a file's tensors and metadata into a Lora, split into diffusers' modules, with every scale resolved.
+
+    `where` names the file in errors; `config` is PEFT's adapter_config.json where there is one. Raises UserError for an
+    empty file, NaN or infinite values, two formats at once, DoRA and other algorithms, halves that are missing or
+    do not fit each other, contradicting scales, and modules that FLUX.2 does not have.
+    """
+    if not tensors:
+        raise UserError(f"{where} holds no tensors.")
+    _refuse_other_algorithms(tensors, where)
+    factors = {key: _factor(key, where) for key in tensors}
+    formats = sorted({factor.format for factor in factors.values()})
+    if len(formats) > 1:
+        raise UserError(f"{where} mixes two formats ({' and '.join(formats)}): save each LoRA to its own file.")
+    sides: dict[str, dict[str, torch.Tensor]] = {}
+    for key, factor in factors.items():
+        _check_values(tensors[key], key, where)
+        sides.setdefault(factor.name, {})[factor.side] = tensors[key]
+    scales = _Scales(metadata, config, where)
+    modules: dict[str, LoraModule] = {}
+    for name, parts in sides.items():
+        modules |= _split(name, _module(name, parts, scales, where), where)
+    return Lora(dict(sorted(modules.items())), dict(metadata), formats[0])
+
+
+def _factor(key: str, where: str) -> Factor:
+    prefix = next((prefix for prefix in _PREFIXES if key.startswith(prefix)), "")
+    format_name = _PREFIXES.get(prefix, "bare")
+    rest = key.removeprefix(prefix)
+    if rest.endswith(".alpha"):
+        name, side = rest.removesuffix(".alpha"), "alpha"
+    else:
+        match = _SUFFIX.match(rest)
+        if not match:
+            raise UserError(
+                f"{where}: {key!r} is not a LoRA weight. Allowed are lora_A/lora_B or lora_down/lora_up weights "
+                "and alpha."
+            )
+        name, side = match["name"], "A" if match["side"] in ("lora_A", "lora_down", "lora.down") else "B"
+    if format_name == "kohya":
+        name = underscored_names().get(name, name)
+    if not is_own_name(name) and own_names(name) is None:
+        raise UserError(_unknown_module(key, name, where))
+    return Factor(format_name, name, side)
+
+
+def _unknown_module(key: str, name: str, where: str) -> str:
+    if key.startswith(("text_encoder", "lora_te")):
+        return f"{where}: {key!r} belongs to a text encoder; FLUX.2 [klein] LoRAs adapt the transformer only."
+    separate_in_single = name.startswith("single_") and re.search(r"to_[qkv]$", name)
+    if separate_in_single or any(part in key for part in _FLUX1_NAMES):
+        return f"{where}: {key!r} is a module of FLUX.1, not of FLUX.2 [klein]: it is a LoRA of another model family."
+    return f"{where}: {key!r} is no module of FLUX.2 [klein]: it is a LoRA of another model family."
+
+
+def _refuse_other_algorithms(tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    for key in tensors:
+        for mark, algorithm in _FOREIGN_ALGORITHMS.items():
+            if mark in key:
+                raise UserError(
+                    f"{where} is a {algorithm} ({key!r}), which cannot be read as a LoRA without changing what it "
+                    "does. "
+                    "Train or export it as a plain LoRA."
+                )
+
+
+def _check_values(tensor: torch.Tensor, key: str, where: str) -> None:
+    if not tensor.is_floating_point():
+        raise UserError(f"{where}: {key!r} has the type {tensor.dtype}; only floating-point LoRAs can be read.")
+    if not torch.isfinite(tensor).all():
+        raise UserError(
+            f"{where}: {key!r} holds NaN or infinite values: the training diverged. Take an earlier checkpoint."
+        )
+
+
+class _Scales:
+    """Resolves a module's scale: adapter metadata, else its alpha tensor, else 1."""
+
+    def __init__(self, metadata: Mapping[str, str], config: Mapping[str, Any] | None, where: str) -> None:
+        self.where = where
+        self.config = dict(config) if config else self._from_metadata(metadata)
+        if self.config.get("use_dora"):
+            raise UserError(f"{where} is a DoRA (use_dora in its metadata), which cannot be read as a LoRA.")
+
+    def _from_metadata(self, metadata: Mapping[str, str]) -> dict[str, Any]:
+        if METADATA_KEY not in metadata:
+            return {}
+        try:
+            found = json.loads(metadata[METADATA_KEY])
+            return {key.removeprefix("transformer."): value for key, value in found.items()}
+        except (ValueError, AttributeError):
+            raise UserError(
+                f"{self.where}: the metadata {METADATA_KEY!r} is not a JSON object. Save the LoRA again."
+            ) from None
+
+    def of(self, name: str, rank: int, alpha: torch.Tensor | None) -> float:
+        """Scale of a module; UserError where metadata and alpha tensor contradict each other."""
+        by_metadata = self._by_metadata(name, rank)
+        by_alpha = None if alpha is None else float(alpha) / rank
+        if by_metadata is not None and by_alpha is not None and abs(by_metadata - by_alpha) > 1e-6 * abs(by_alpha):
+            raise UserError(
+                f"{self.where}: the scale of {name!r} is {by_metadata:g} by the metadata and {by_alpha:g} by its "
+                "alpha: "
+                "remove the one that is wrong."
+            )
+        return next((scale for scale in (by_metadata, by_alpha) if scale is not None), 1.0)
+
+    def _by_metadata(self, name: str, rank: int) -> float | None:
+        if self.config.get("lora_alpha") is None:
+            return None
+        alpha = float(_by_pattern(self.config.get("alpha_pattern"), name, self.config["lora_alpha"]))
+        return alpha / rank**0.5 if self.config.get("use_rslora") else alpha / rank
+
+
+def _by_pattern(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:
+    """PEFT's rule: a key is a regular expression that must match a module's name in full or after a dot."""
+    for pattern, value in (patterns or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", name):
+            return value
+    return default
+
+
+def _module(name: str, parts: Mapping[str, torch.Tensor], scales: _Scales, where: str) -> LoraModule:
+    if "A" not in parts or "B" not in parts:
+        raise UserError(f"{where}: {name!r} has only {' and '.join(sorted(parts))}: one factor of the LoRA is missing.")
+    down_RI, up_OR = parts["A"], parts["B"]
+    if down_RI.ndim != 2 or up_OR.ndim != 2 or down_RI.shape[0] != up_OR.shape[1] or down_RI.shape[0] == 0:
+        raise UserError(
+            f"{where}: the factors of {name!r} have the shapes {tuple(down_RI.shape)} and {tuple(up_OR.shape)}; "
+            "expected are (rank, inputs) and (outputs, rank) of one rank above 0."
+        )
+    return LoraModule(down_RI, up_OR.to(down_RI.dtype), scales.of(name, down_RI.shape[0], parts.get("alpha")))
+
+
+def _split(name: str, module: LoraModule, where: str) -> dict[str, LoraModule]:
+    """The diffusers modules of one module of the file: itself, or query, key and value of a fused one, exactly."""
+    own = own_names(name) or (name,)
+    if name not in own and own[0] == NORM_OUT:
+        raise UserError(f"{where}: {name!r} cannot be read safely, as loaders disagree about the order of its halves.")
+    if len(own) == 1:
+        return {own[0]: module}
+    if module.B_OR.shape[0] % 3:
+        raise UserError(
+            f"{where}: the fused {name!r} has {module.B_OR.shape[0]} outputs, which do not split into three."
+        )
+    third, rank = module.B_OR.shape[0] // 3, module.rank
+    blocks = [module.B_OR[index * third : (index + 1) * third] for index in range(3)]
+    if rank % 3 == 0 and _is_block_diagonal(blocks, rank // 3):
+        columns = [slice(index * rank // 3, (index + 1) * rank // 3) for index in range(3)]
+        parts = [
+            LoraModule(module.A_RI[columns[index]].clone(), blocks[index][:, columns[index]].clone(), module.scale)
+            for index in range(3)
+        ]
+    else:
+        parts = [LoraModule(module.A_RI.clone(), block.clone(), module.scale) for block in blocks]
+    return dict(zip(own, parts, strict=True))
+
+
+def _is_block_diagonal(blocks: list[torch.Tensor], rank: int) -> bool:
+    """Whether each third of the outputs reads its own third of the rank only, as separately trained projections do."""
+    for index, block_OR in enumerate(blocks):
+        others = torch.ones(block_OR.shape[1], dtype=torch.bool)
+        others[index * rank : (index + 1) * rank] = False
+        if block_OR[:, others].any():
+            return False
+    return True
