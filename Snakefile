@@ -21,7 +21,7 @@ for warning in plan.warnings:
 wildcard_constraints:
     subject="[a-z0-9-]+",
     shard=r"\d+",
-    phase="[a-z0-9-]+",
+    phase="(?!files/)[a-z0-9-]+",
     variant="(?!base/|report-half)[a-z0-9-]+",
     trainer="[a-z0-9-]+",
 

@@ -72,6 +72,43 @@ rule score_checkpoints:
         "2>&1 | tee {log}"
 
 
+rule score_files:
+    input:
+        loras=plan.loras_of,
+        base="results/{subject}/evaluation/base/scores.parquet",
+        holdout=plan.holdout,
+        manifests=plan.manifests,
+        models=plan.miniature_judge,
+    output:
+        "results/{subject}/evaluation/{variant}/files/scores.parquet",
+    log:
+        "results/.logs/score_files/{subject}/{variant}.log",
+    benchmark:
+        "results/.benchmarks/score_files/{subject}/{variant}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+        gpu=1,
+    params:
+        stage=plan.score_checkpoints,
+        store=plan.store,
+        images=plan.index_of_subject,
+        base="results/{subject}/evaluation/base",
+        folder="results/{subject}/evaluation/{variant}/files",
+    message:
+        "Score the files of {wildcards.variant} for {wildcards.subject}"
+    shell:
+        'python "$LIKENESS/score_checkpoints.py" '
+        "--settings {params.stage:q} "
+        "--variant {wildcards.variant} --phase files --loras {input.loras:q} "
+        "--holdout {input.holdout} --manifests {input.manifests} --images {params.images} --store {params.store:q} "
+        "--base {params.base} --output-folder {params.folder} "
+        "2>&1 | tee {log}"
+
+
 rule score_finalists:
     input:
         scores=plan.select_scores,

@@ -15,7 +15,7 @@ rule build_miniature_base:
         mem_mb=lambda wildcards, attempt: 3000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        stage=plan.build_miniature("build_miniature_base"),
+        stage=plan.build_miniature_base,
     message:
         "Train the drawn world's base model"
     shell:
@@ -41,7 +41,7 @@ rule build_miniature_pack:
         mem_mb=lambda wildcards, attempt: 3000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        stage=plan.build_miniature("build_miniature_pack"),
+        stage=plan.build_miniature_pack,
     message:
         "Train the drawn world's {wildcards.part}"
     shell:

@@ -40,7 +40,7 @@ rule write_curation:
         mem_mb=lambda wildcards, attempt: 1000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        stage=plan.write_curation(),
+        stage=plan.write_curation,
         store=plan.store,
     message:
         "Write the page of every photo and its fate"
@@ -70,7 +70,7 @@ rule write_report:
         mem_mb=lambda wildcards, attempt: 2000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
-        stage=plan.write_report(),
+        stage=plan.write_report,
         store=plan.store,
     message:
         "Write the report"

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, cached_property
 from glob import glob
 from pathlib import Path
@@ -34,6 +34,7 @@ from likeness.store import canonical_json
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 MODELS = "models/miniature"
+CODE = frozenset({".py", ".j2", ".css", ".yaml", ".json"})
 
 
 def use_this_interpreter() -> None:
@@ -47,6 +48,10 @@ def use_this_interpreter() -> None:
 @cache
 def modules_of(source: Path) -> frozenset[Path]:
     """The likeness modules that one file imports, wherever in the file."""
+    if not source.exists():
+        return frozenset()
+    if source.suffix != ".py":
+        return frozenset()
     names: set[str] = set()
     for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("likeness"):
@@ -63,9 +68,10 @@ def code_digest(script: str, *packages: str) -> str:
 
     It only decides whether a job starts; items are recomputed by their stage's version.
     """
+    folders = [SCRIPTS / "likeness" / package for package in packages]
     waiting = [
         SCRIPTS / f"{script}.py",
-        *(file for package in packages for file in sorted((SCRIPTS / "likeness" / package).glob("*.py"))),
+        *(file for folder in folders for file in folder.rglob("*") if file.suffix in CODE),
     ]
     seen: set[Path] = set()
     while waiting:
@@ -281,7 +287,8 @@ class Plan:
     def merge_captions(self, wildcards: Any) -> str:
         return self._params(self._caption_slice(wildcards.subject, None), "merge_captions")
 
-    def decide_phases(self, name: str) -> str:
+    def decide_phases(self, name: str) -> Callable[[Any], str]:
+        """The params function of one subject's checkpoint, which has no wildcards of its own."""
         subject = self.subjects[name]
         stage = DecisionStage(
             kind=subject.kind,
@@ -294,7 +301,7 @@ class Plan:
             always=subject.always,
             never=subject.never,
         )
-        return self._params(stage, "decide_phases")
+        return lambda wildcards: self._params(stage, "decide_phases")
 
     def export_dataset(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
@@ -474,16 +481,19 @@ class Plan:
 
     def _pages(self, script: str) -> str:
         slices = {name: subject.model_dump(mode="json") for name, subject in self.subjects.items()}
-        return self._params({"subjects": slices}, script)
+        return self._params({"subjects": slices}, script, "report")
 
-    def write_curation(self) -> str:
+    def write_curation(self, wildcards: Any) -> str:
         return self._pages("write_curation")
 
-    def write_report(self) -> str:
+    def write_report(self, wildcards: Any) -> str:
         return self._pages("write_report")
 
-    def build_miniature(self, script: str) -> str:
-        return self._params({"seed": 0}, script)
+    def build_miniature_base(self, wildcards: Any) -> str:
+        return self._params({"seed": 0}, "build_miniature_base")
+
+    def build_miniature_pack(self, wildcards: Any) -> str:
+        return self._params({"seed": 0}, "build_miniature_pack")
 
     # ---- targets ---------------------------------------------------------------------------------------------------
 

@@ -123,7 +123,7 @@ def _same_recogniser(subject: Subject) -> Iterator[tuple[str, str, str]]:
     if (
         subject.recipe != "style"
         and judge == (subject.faces.backend, subject.faces.model.source)
-        and judge[0] != "opencv"
+        and judge[1] not in {MINIATURE, "embedded"}
     ):
         yield (
             "evaluation.recogniser",

@@ -28,6 +28,7 @@ class ExportStage(Settings):
     kind: Literal["photos", "pairs"]
     recipe: str
     trigger: str
+    class_word: str = "person"
     base_model: ModelSource
     prompts: tuple[str, ...] = ()
     overrides: dict[str, str | int | float | bool] = Field(default_factory=dict)

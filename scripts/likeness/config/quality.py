@@ -52,7 +52,7 @@ class QualityLimits(Settings):
         0.35, ge=-1, le=1, description="Pairs: smallest identity cosine between source (or face reference) and target."
     )
     min_change: float | None = Field(
-        0.004, ge=0, le=1, description="Pairs: mean absolute change below which nothing was edited (0..1 grey)."
+        0.003, ge=0, le=1, description="Pairs: mean absolute change below which nothing was edited (0..1 grey)."
     )
 
 
