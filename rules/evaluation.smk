@@ -24,14 +24,13 @@ rule score_base:
         stage=plan.score_base,
         store=plan.store,
         images=plan.index_of_subject,
-        folder="results/{subject}/evaluation/base",
     message:
         "Score the bare base model for {wildcards.subject}"
     shell:
         'python "$LIKENESS/score_base.py" '
         "--settings {params.stage:q} "
         "--holdout {input.holdout} --manifests {input.manifests} --images {params.images} --store {params.store:q} "
-        "--output-folder {params.folder} "
+        "--output-folder results/{wildcards.subject}/evaluation/base "
         "2>&1 | tee {log}"
 
 
@@ -59,8 +58,6 @@ rule score_checkpoints:
         stage=plan.score_checkpoints,
         store=plan.store,
         images=plan.index_of_subject,
-        base="results/{subject}/evaluation/base",
-        folder="results/{subject}/evaluation/{variant}/{phase}",
     message:
         "Score {wildcards.variant}, phase {wildcards.phase}, of {wildcards.subject}"
     shell:
@@ -68,7 +65,8 @@ rule score_checkpoints:
         "--settings {params.stage:q} "
         "--variant {wildcards.variant} --phase {wildcards.phase} --steps {input.steps} "
         "--holdout {input.holdout} --manifests {input.manifests} --images {params.images} --store {params.store:q} "
-        "--base {params.base} --output-folder {params.folder} "
+        "--base results/{wildcards.subject}/evaluation/base "
+        "--output-folder results/{wildcards.subject}/evaluation/{wildcards.variant}/{wildcards.phase} "
         "2>&1 | tee {log}"
 
 
@@ -96,8 +94,6 @@ rule score_files:
         stage=plan.score_checkpoints,
         store=plan.store,
         images=plan.index_of_subject,
-        base="results/{subject}/evaluation/base",
-        folder="results/{subject}/evaluation/{variant}/files",
     message:
         "Score the files of {wildcards.variant} for {wildcards.subject}"
     shell:
@@ -105,7 +101,8 @@ rule score_files:
         "--settings {params.stage:q} "
         "--variant {wildcards.variant} --phase files --loras {input.loras:q} "
         "--holdout {input.holdout} --manifests {input.manifests} --images {params.images} --store {params.store:q} "
-        "--base {params.base} --output-folder {params.folder} "
+        "--base results/{wildcards.subject}/evaluation/base "
+        "--output-folder results/{wildcards.subject}/evaluation/{wildcards.variant}/files "
         "2>&1 | tee {log}"
 
 
@@ -136,8 +133,6 @@ rule score_finalists:
         images=plan.index_of_subject,
         choice=plan.finalists,
         loras=plan.external_flag,
-        base="results/{subject}/evaluation/base",
-        folder="results/{subject}/evaluation/report-half",
     message:
         "Score the finalists of {wildcards.subject} on the report half"
     shell:
@@ -145,7 +140,8 @@ rule score_finalists:
         "--settings {params.stage:q} "
         "--choice {params.choice:q} --scores {input.scores} --checkpoints {input.steps} {params.loras} "
         "--holdout {input.holdout} --manifests {input.manifests} --images {params.images} --store {params.store:q} "
-        "--base {params.base} --output-folder {params.folder} "
+        "--base results/{wildcards.subject}/evaluation/base "
+        "--output-folder results/{wildcards.subject}/evaluation/report-half "
         "2>&1 | tee {log}"
 
 

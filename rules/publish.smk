@@ -24,14 +24,12 @@ rule publish_lora:
         stage=plan.publish_lora,
         store=plan.store,
         loras=plan.external_flag,
-        decisions="results/{subject}/phases/decisions.parquet",
-        folder="results/{subject}/lora",
     message:
         "Publish the LoRA of {wildcards.subject}"
     shell:
         'python "$LIKENESS/publish_lora.py" '
         "--settings {params.stage:q} "
         "--subject {wildcards.subject} --best {input.best} --scores {input.scores} "
-        "--checkpoints {input.steps} {params.loras} --decisions {params.decisions} "
-        "--store {params.store:q} --output-folder {params.folder} "
+        "--checkpoints {input.steps} {params.loras} --decisions results/{wildcards.subject}/phases/decisions.parquet "
+        "--store {params.store:q} --output-folder results/{wildcards.subject}/lora "
         "> {log} 2>&1"

@@ -57,12 +57,11 @@ rule train_lora:
         stage=plan.train_lora,
         store=plan.store,
         previous=plan.previous_flag,
-        folder="results/{subject}/train/{variant}/{phase}",
     message:
         "Train {wildcards.variant}, phase {wildcards.phase}, of {wildcards.subject}"
     shell:
         'python "$LIKENESS/train_lora.py" '
         "--settings {params.stage:q} "
         "--manifest {input.manifest} --encoded {input.encoded} {params.previous} "
-        "--store {params.store:q} --output-folder {params.folder} "
+        "--store {params.store:q} --output-folder results/{wildcards.subject}/train/{wildcards.variant}/{wildcards.phase} "
         "2>&1 | tee {log}"

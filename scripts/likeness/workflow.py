@@ -175,31 +175,28 @@ class Plan:
 
     # ---- models of the miniature -----------------------------------------------------------------------------------
 
-    def uses_miniature(self, *sources: str | None) -> bool:
-        return any(source == MINIATURE for source in sources)
-
     def miniature_base(self, wildcards: Any) -> list[str]:
         """The manifest of the drawn world's base model, where this subject uses it."""
         return (
-            [f"{MODELS}/base/manifest.json"] if self.subjects[wildcards.subject].base_model.source == MINIATURE else []
+            [f"{MODELS}/base.json"] if self.subjects[wildcards.subject].base_model.source == MINIATURE else []
         )
 
     def miniature_pack(self, wildcards: Any) -> list[str]:
         """The manifest of the drawn world's face pack, where this subject's faces use it."""
         return (
-            [f"{MODELS}/pack/manifest.json"] if self.subjects[wildcards.subject].faces.model.source == MINIATURE else []
+            [f"{MODELS}/pack.json"] if self.subjects[wildcards.subject].faces.model.source == MINIATURE else []
         )
 
     def miniature_masks(self, wildcards: Any) -> list[str]:
         """The manifest of the drawn world's mask model, where this subject's masks use it."""
         model = self.subjects[wildcards.subject].masks.model
-        return [f"{MODELS}/sam2/manifest.json"] if model and model.source == MINIATURE else []
+        return [f"{MODELS}/sam2.json"] if model and model.source == MINIATURE else []
 
     def miniature_judge(self, wildcards: Any) -> list[str]:
         """The drawn world's base model and evaluation recogniser, where this subject uses them."""
         judge = self.subjects[wildcards.subject].evaluation.recogniser.source
         return self.miniature_base(wildcards) + (
-            [f"{MODELS}/evaluation_pack/manifest.json"] if judge == MINIATURE else []
+            [f"{MODELS}/pack.json"] if judge == MINIATURE else []
         )
 
     # ---- params: one canonical JSON string a rule ------------------------------------------------------------------
@@ -231,13 +228,13 @@ class Plan:
         return self._params(self._index_slice(self.subjects[wildcards.subject]), "merge_photos")
 
     def detect_faces(self, wildcards: Any) -> str:
-        faces = self._resolved(self.subjects[wildcards.subject].faces, model="pack")
+        faces = self._resolved(self.subjects[wildcards.subject].faces, model="pack/pack")
         stage = FaceStage(faces=faces, offline=self.project.offline, cpu_threads=self.project.cpu_threads)
         return self._params(stage, "detect_faces", "faces")
 
     def merge_faces(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
-        faces = self._resolved(subject.faces, model="pack")
+        faces = self._resolved(subject.faces, model="pack/pack")
         stage = FaceMerge(
             faces=faces, kind=subject.kind, references=tuple(subject.reference), offline=self.project.offline
         )
@@ -248,7 +245,7 @@ class Plan:
         return list(self.subjects[wildcards.subject].reference)
 
     def _mask_slice(self, subject: Subject) -> MaskStage:
-        masks = self._resolved(subject.masks, model="sam2")
+        masks = self._resolved(subject.masks, model="sam2/sam2")
         return MaskStage(masks=masks, offline=self.project.offline, cpu_threads=self.project.cpu_threads)
 
     def make_masks(self, wildcards: Any) -> str:
@@ -345,7 +342,7 @@ class Plan:
 
     def _score_slice(self, subject: Subject) -> ScoreStage:
         stage = ScoreStage(
-            evaluation=self._resolved(subject.evaluation, recogniser="evaluation_pack"),
+            evaluation=self._resolved(subject.evaluation, recogniser="pack/evaluation_pack"),
             prompts=subject.prompts,
             recipe=subject.recipe,
             kind=subject.kind,
