@@ -310,6 +310,7 @@ class Plan:
             kind=subject.kind,
             recipe=subject.recipe,
             trigger=subject.trigger,
+            class_word=subject.class_word,
             base_model=subject.base_model,
             prompts=tuple(prompt.text for prompt in subject.prompts.values()),
             overrides=subject.export[wildcards.trainer].overrides,

@@ -1,0 +1,27 @@
+"""Index one shard of a subject's photos: hashes, upright size, format, and a reason for every file that is no use."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from likeness.config.photos import PhotoStage
+from likeness.photos.index import VERSION, index_photos
+from likeness.program import as_about, parser_for, read_settings, run
+from likeness.tables import PHOTOS, write_table
+
+
+def main() -> None:
+    parser = parser_for(__doc__)
+    parser.add_argument("--shard", type=int, required=True, help="which shard, from 0")
+    parser.add_argument("--shards", type=int, required=True, help="number of shards")
+    parser.add_argument("--output", type=Path, required=True, help="table to write")
+    args = parser.parse_args()
+    stage = read_settings(args.settings, PhotoStage)
+    rows = index_photos(stage, args.shard, args.shards)
+    write_table(args.output, PHOTOS, rows, as_about("index_photos", VERSION, stage))
+    usable = sum(row["status"] == "ok" for row in rows)
+    print(f"photos: {usable} of {len(rows)} usable; models loaded: 0")
+
+
+if __name__ == "__main__":
+    run(main)

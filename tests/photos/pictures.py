@@ -1,0 +1,13 @@
+"""Small pictures with structure, for the tests of photos and exports."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+
+def drawn(seed: int, width_px: int = 96, height_px: int = 64) -> np.ndarray:
+    """A smooth random picture, (H, W, 3) uint8: blurred noise, different for each seed."""
+    rng = np.random.default_rng(seed)
+    coarse = Image.fromarray(rng.integers(0, 256, (6, 8, 3), dtype=np.uint8))
+    return np.array(coarse.resize((width_px, height_px), Image.Resampling.BICUBIC))
