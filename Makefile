@@ -13,7 +13,6 @@ help: ## say what each target does
 $(VENV)/.installed: envs/lock.txt envs/uv.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; found $$($(PYTHON) --version). On Debian: apt-get install python3"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "Python's venv module is missing. On Debian or Ubuntu: apt-get install python3-venv"; exit 1; }
-	@ldconfig -p 2>/dev/null | grep -q 'libGL.so.1' || { echo "The system library libGL.so.1 is missing (OpenCV needs it). On Debian or Ubuntu: apt-get install libgl1 libglib2.0-0"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r envs/uv.txt
 	env -u PYTHONDONTWRITEBYTECODE $(VENV)/bin/uv pip sync --python $(VENV)/bin/python --require-hashes --compile-bytecode envs/lock.txt

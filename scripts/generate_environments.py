@@ -17,8 +17,8 @@ from packaging.utils import canonicalize_name
 from likeness.program import run
 
 HOUSE = Path(__file__).resolve().parents[1]
-CORE = ("pydantic", "pyyaml", "numpy", "scipy", "pandas", "pyarrow", "duckdb", "pillow", "pillow-heif", "opencv-python")
-CORE += ("scikit-image", "imagehash", "filelock", "jinja2", "matplotlib", "tqdm")
+CORE = ("pydantic", "pyyaml", "numpy", "scipy", "pandas", "pyarrow", "duckdb", "pillow", "pillow-heif", "opencv-python-headless")
+CORE += ("scikit-image", "imagehash", "filelock", "jinja2", "tqdm")
 TORCH = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 STAGES = {
     "curate": CORE,
@@ -40,11 +40,9 @@ STAGES = {
 
 
 def pins(lock: str) -> dict[str, str]:
-    """Version of each package in the lock, by canonical name."""
-    return {
-        canonicalize_name(name): version
-        for name, version in re.findall(r"^([A-Za-z0-9_.\-]+)==([^\s;\\]+)", lock, re.MULTILINE)
-    }
+    """Version of each package in the lock, by canonical name; packages that no platform gets are left out."""
+    lines = re.findall(r"^([A-Za-z0-9_.\-]+)==([^\s;\\]+)([^\n]*)", lock, re.MULTILINE)
+    return {canonicalize_name(name): version for name, version, marker in lines if "'never'" not in marker}
 
 
 def closure(names: tuple[str, ...], known: dict[str, str]) -> list[str]:

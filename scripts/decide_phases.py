@@ -1,0 +1,47 @@
+"""Decide what each phase trains on and what is held out: manifests, holdout, and the reason of every candidate."""
+
+import sys
+from pathlib import Path
+
+from likeness.config.phases import DecisionStage
+from likeness.program import as_about, parser_for, read_settings, run, set_threads
+
+
+def main() -> None:
+    parser = parser_for(__doc__)
+    parser.add_argument("--images", type=Path, required=True, help="merged photos or pairs")
+    parser.add_argument("--faces", type=Path, required=True, help="merged faces")
+    parser.add_argument("--masks", type=Path, required=True, help="merged masks")
+    parser.add_argument("--quality", type=Path, required=True, help="merged quality")
+    parser.add_argument("--captions", type=Path, required=True, help="merged captions")
+    parser.add_argument("--output-folder", type=Path, required=True, help="folder of the manifests")
+    args = parser.parse_args()
+    stage = read_settings(args.settings, DecisionStage)
+    set_threads(1)
+
+    from likeness.phases.decide import STAGE, VERSION, decide
+    from likeness.phases.samples import join_samples
+    from likeness.photos.images import read_image_rows
+    from likeness.tables import CAPTIONS, DECISIONS, FACES, HOLDOUT, MANIFEST, MASKS, QUALITY, read_rows, write_table
+
+    samples = join_samples(
+        read_image_rows(args.images),
+        read_rows(args.faces, FACES),
+        read_rows(args.masks, MASKS),
+        read_rows(args.quality, QUALITY),
+        read_rows(args.captions, CAPTIONS),
+        stage,
+    )
+    decision = decide(samples, stage)
+    folder: Path = args.output_folder
+    for name, rows in decision.manifests.items():
+        write_table(folder / f"{name}.parquet", MANIFEST, rows)
+        print(f"phase {name}: {len(rows)} of {len(samples)} kept")
+    write_table(folder / "holdout.parquet", HOLDOUT, decision.holdout)
+    write_table(folder / "decisions.parquet", DECISIONS, decision.decisions, as_about(STAGE, VERSION, stage))
+    for warning in decision.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,301 @@
+"""Decide what each phase trains on, what is held out, and say of every candidate why.
+
+The order: a sample must be usable (`rules`), the best of its near duplicates, and in the phase before where phases
+nest; then the phase's own `where`, `balance` and `top` apply. Held-out samples are drawn only from what the phases
+would train on, by a hash of their image: so a change of a sample that no phase selects moves nothing, and an edited
+caption does not swap what is held out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from likeness.config.phases import DecisionStage, PhaseSettings
+from likeness.errors import UserError, nearest
+from likeness.phases.balance import balanced_counts
+from likeness.phases.query import Answer, SampleQuery
+from likeness.phases.rules import Drop, limits_of, untrainable, unusable
+from likeness.phases.samples import Sample, sample_schema
+from likeness.store import sha256_of_bytes
+
+VERSION = 1
+STAGE = "phases"
+
+
+@dataclass
+class PhaseDecision:
+    """One phase: the names that it keeps, in order, and the drop of every other; `by_hand` are kept against a rule."""
+
+    kept: list[str]
+    drops: dict[str, Drop]
+    by_hand: dict[str, Drop] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Rows for the manifests (by phase), the holdout and the decisions table, and lines for the log."""
+
+    manifests: dict[str, list[dict[str, Any]]]
+    holdout: list[dict[str, Any]]
+    decisions: list[dict[str, Any]]
+    warnings: list[str]
+
+
+@dataclass(frozen=True)
+class Selector:
+    """Selects the samples of all phases; `answers` and `orders` are what SQL says, by phase."""
+
+    stage: DecisionStage
+    samples: Sequence[Sample]
+    usable_drops: Mapping[str, Drop]
+    answers: Mapping[str, Sequence[Answer]]
+    orders: Mapping[str, Sequence[int]]
+
+    def select(self, held_out: Mapping[str, Drop]) -> dict[str, PhaseDecision]:
+        """Select all phases, in order, without the held-out samples."""
+        decided: dict[str, PhaseDecision] = {}
+        before: tuple[str, PhaseDecision] | None = None
+        for name, phase in self.stage.phases.items():
+            earlier = before if phase.nested else None
+            decided[name] = self._select_phase(name, phase, held_out, earlier)
+            before = (name, decided[name])
+        return decided
+
+    def _select_phase(
+        self,
+        name: str,
+        phase: PhaseSettings,
+        held_out: Mapping[str, Drop],
+        earlier: tuple[str, PhaseDecision] | None,
+    ) -> PhaseDecision:
+        drops: dict[str, Drop] = {}
+        for index, sample in enumerate(self.samples):
+            drop = self._drop_before_choice(sample, phase, held_out, earlier)
+            answer = self.answers[name][index]
+            if drop is None and not answer.holds:
+                drop = where_drop(answer)
+            if drop is not None:
+                drops[sample.id] = drop
+        ordered = [self.samples[index] for index in self.orders[name]]
+        wanted = {*self.stage.always, *phase.always} - {*phase.never}
+        forced = {
+            sample.id
+            for sample in ordered
+            if sample.id in wanted and not untrainable(sample) and sample.id not in held_out
+        }
+        candidates = [sample for sample in ordered if sample.id in forced or sample.id not in drops]
+        kept, choice_drops = choose(candidates, forced, phase)
+        by_hand = {sample_id: drops.pop(sample_id) for sample_id in sorted(forced & set(drops))}
+        return PhaseDecision([sample.id for sample in kept], drops | choice_drops, by_hand)
+
+    def _drop_before_choice(
+        self,
+        sample: Sample,
+        phase: PhaseSettings,
+        held_out: Mapping[str, Drop],
+        earlier: tuple[str, PhaseDecision] | None,
+    ) -> Drop | None:
+        if sample.id in self.usable_drops:
+            return self.usable_drops[sample.id]
+        if sample.id in phase.never:
+            return Drop("never", "dropped by hand (never of this phase)")
+        if sample.id in held_out:
+            return held_out[sample.id]
+        if earlier is not None and sample.id in earlier[1].drops:
+            cause = earlier[1].drops[sample.id]
+            return Drop(
+                "earlier_phase",
+                f"phase {earlier[0]} dropped it ({cause.rule}): {cause.reason}",
+                cause.value,
+                cause.threshold,
+            )
+        return None
+
+
+def decide(samples: Sequence[Sample], stage: DecisionStage) -> Decision:
+    """Decide all phases and the holdout; raises UserError for SQL that cannot be asked and for unknown names."""
+    check_names(samples, stage)
+    query = SampleQuery(samples, sample_schema(stage.kind))
+    selector = Selector(
+        stage=stage,
+        samples=samples,
+        usable_drops=usable_drops(samples, stage),
+        answers={name: query.answers(phase.where, f"phases.{name}.where") for name, phase in stage.phases.items()},
+        orders={name: query.ordered(phase.order_by, f"phases.{name}.order_by") for name, phase in stage.phases.items()},
+    )
+    wished = selector.select({})
+    held = hold_out(samples, wished, stage)
+    final = selector.select(held_out_drops(samples, held))
+    by_name = {sample.id: sample for sample in samples}
+    manifests = {name: [by_name[key].manifest_row() for key in decided.kept] for name, decided in final.items()}
+    warnings = [f"phase {name} keeps no sample" for name, decided in final.items() if not decided.kept]
+    if len(held) < stage.held_out:
+        warnings.append(
+            f"held_out asks for {stage.held_out}; only {len(held)} of {len(selected(wished))} samples are held out"
+        )
+    return Decision(manifests, holdout_rows(by_name, held, wished), decision_rows(samples, final), warnings)
+
+
+def check_names(samples: Sequence[Sample], stage: DecisionStage) -> None:
+    """Refuse names in always and never that no photo or pair has, and names that are in both."""
+    known = {sample.id for sample in samples}
+    lists: list[tuple[str, Collection[str]]] = [("always", stage.always), ("never", stage.never)]
+    for name, phase in stage.phases.items():
+        lists += [(f"phases.{name}.always", phase.always), (f"phases.{name}.never", phase.never)]
+        if both := sorted({*phase.always} & {*phase.never}):
+            raise UserError(f"phases.{name}: {both[0]!r} is in always and in never. Remove one of them.")
+    if both := sorted({*stage.always} & {*stage.never}):
+        raise UserError(f"always, never: {both[0]!r} is in both. Remove one of them.")
+    for key, names in lists:
+        for name in names:
+            if name not in known:
+                raise UserError(f"{key}: there is no {stage.kind[:-1]} {name!r}; {nearest(name, known)}")
+
+
+def usable_drops(samples: Sequence[Sample], stage: DecisionStage) -> dict[str, Drop]:
+    """The drops that all phases share: broken rules, copies of a sample, all but the best of near duplicates."""
+    limits = limits_of(stage.limits, stage.kind)
+    drops = {sample.id: drop for sample in samples if (drop := unusable(sample, stage, limits))}
+    wanted = {*stage.always}.union(*(phase.always for phase in stage.phases.values()))
+
+    def preference(sample: Sample) -> tuple[bool, int, str, str]:
+        rank = sample["near_duplicate_rank"]
+        return (sample.id not in wanted, 2**31 if rank is None else rank, sample.sample_id or "", sample.id)
+
+    first_of: dict[tuple[str, Any], Sample] = {}
+    for sample in sorted(samples, key=preference):
+        if sample.id in drops and sample.id not in wanted:
+            continue
+        keys = [("duplicate", sample.sample_id)]
+        if sample["near_duplicate_group"] is not None and not stage.limits.keep_near_duplicates:
+            keys.append(("near_duplicate", sample["near_duplicate_group"]))
+        for key in keys:
+            best = first_of.setdefault(key, sample)
+            if best is not sample and sample.id not in drops:
+                same = "the same sample as" if key[0] == "duplicate" else "a near duplicate of"
+                drops[sample.id] = Drop(key[0], f"{same} {best.id}, which is kept")
+    return drops
+
+
+def where_drop(answer: Answer) -> Drop:
+    """Name the first part of the condition that a sample does not meet."""
+    found = f": {answer.value:.4g}" if answer.value is not None else ""
+    return Drop("where", f"{answer.failed} is not met{found}", answer.value, answer.threshold)
+
+
+def choose(
+    candidates: Sequence[Sample], forced: Collection[str], phase: PhaseSettings
+) -> tuple[list[Sample], dict[str, Drop]]:
+    """Apply balance and top to candidates in order; forced samples come first and are always kept."""
+    drops: dict[str, Drop] = {}
+    kept = list(candidates)
+    if phase.balance:
+        balanced = _balanced(kept, forced, phase, None)
+        for sample in kept:
+            if sample.id not in balanced:
+                drops[sample.id] = Drop(
+                    "balance", f"enough samples of framing {sample['framing']} for the wished shares"
+                )
+        capped = _balanced(kept, forced, phase, phase.top) if phase.top is not None else balanced
+        kept = [sample for sample in kept if sample.id in balanced]
+    else:
+        free = [sample.id for sample in kept if sample.id not in forced]
+        room = len(free) if phase.top is None else max(0, phase.top - (len(kept) - len(free)))
+        capped = {*forced, *free[:room]}
+    for place, sample in enumerate(kept, start=1):
+        if sample.id not in capped:
+            assert phase.top is not None
+            drops[sample.id] = Drop(
+                "top", f"place {place} in the order; {phase.top} are kept", float(place), float(phase.top)
+            )
+    return [sample for sample in kept if sample.id in capped], drops
+
+
+def _balanced(samples: Sequence[Sample], forced: Collection[str], phase: PhaseSettings, most: int | None) -> set[str]:
+    """Names of the largest balanced set, forced samples first in their class and in any case."""
+    assert phase.balance
+    by_class: dict[str, list[str]] = defaultdict(list)
+    for sample in sorted(samples, key=lambda sample: sample.id not in forced):
+        by_class[sample["framing"]].append(sample.id)
+    available = {name: len(names) for name, names in by_class.items() if name is not None}
+    counts = balanced_counts(
+        available, {str(name): share for name, share in phase.balance.items()}, phase.balance_tolerance, most
+    )
+    return {name for key, count in counts.items() for name in by_class[key][:count]} | {*forced}
+
+
+def selected(decided: Mapping[str, PhaseDecision]) -> Counter[str]:
+    """How many phases keep each sample, of those that any keeps."""
+    return Counter(name for phase in decided.values() for name in phase.kept)
+
+
+def hold_out(samples: Sequence[Sample], wished: Mapping[str, PhaseDecision], stage: DecisionStage) -> list[str]:
+    """Choose the held-out samples, at most half of what is selected; names in the order of choice.
+
+    Preferred are samples that many phases would train on (the cleanest), then close or half framings with a face, then
+    light set-ups that are not yet held out; ties break by a hash of the image. Samples named by `always` stay.
+    """
+    by_hand = {*stage.always}.union(*(phase.always for phase in stage.phases.values()))
+    counts = selected(wished)
+    pool = [sample for sample in samples if counts[sample.id] and sample.id not in by_hand]
+    groups: set[str | None] = set()
+    lights: Counter[Any] = Counter()
+    chosen: list[str] = []
+
+    def preference(sample: Sample) -> tuple[int, bool, int, str, str]:
+        seen_face = sample.has_face and sample["framing"] in ("close", "half")
+        drawn = sha256_of_bytes(f"holdout {sample.image_sha256}".encode())
+        return (-counts[sample.id], not seen_face, lights[sample["light_cluster"]], drawn, sample.sample_id or "")
+
+    while pool and len(chosen) < min(stage.held_out, len(counts) // 2):
+        best = min(pool, key=preference)
+        chosen.append(best.id)
+        lights[best["light_cluster"]] += 1
+        groups.add(best["near_duplicate_group"])
+        pool = [s for s in pool if s is not best and s["near_duplicate_group"] not in groups - {None}]
+    return chosen
+
+
+def held_out_drops(samples: Sequence[Sample], held: Sequence[str]) -> dict[str, Drop]:
+    """The drops that keep held-out samples, and near duplicates of them, out of every phase."""
+    drops = {name: Drop("held_out", "held out to measure against") for name in held}
+    groups = {s["near_duplicate_group"]: s.id for s in samples if s.id in drops and s["near_duplicate_group"]}
+    for sample in samples:
+        likeness = groups.get(sample["near_duplicate_group"])
+        if likeness is not None and sample.id not in drops:
+            drops[sample.id] = Drop("held_out", f"a near duplicate of {likeness}, which is held out")
+    return drops
+
+
+def holdout_rows(
+    by_name: Mapping[str, Sample], held: Sequence[str], wished: Mapping[str, PhaseDecision]
+) -> list[dict[str, Any]]:
+    """Rows of the holdout: the held-out samples in order of choice; with none, all selected ones as references."""
+    if held:
+        return [{**by_name[name].manifest_row(), "use": "held_out"} for name in held]
+    rows = [{**by_name[name].manifest_row(), "use": "reference"} for name in selected(wished)]
+    return sorted(rows, key=lambda row: row["sample_id"])
+
+
+def decision_rows(samples: Sequence[Sample], decided: Mapping[str, PhaseDecision]) -> list[dict[str, Any]]:
+    """One row a phase and candidate."""
+    rows = []
+    for phase, decision in decided.items():
+        position = {name: index for index, name in enumerate(decision.kept)}
+        for sample in samples:
+            row: dict[str, Any] = {"phase": phase, "id": sample.id, "sample_id": sample.sample_id}
+            if sample.id not in position:
+                drop = decision.drops[sample.id]
+                row |= {"kept": False, "rule": drop.rule, "value": drop.value, "threshold": drop.threshold}
+                row |= {"reason": drop.reason}
+            elif sample.id in decision.by_hand:
+                against = decision.by_hand[sample.id]
+                row |= {"kept": True, "rule": "always", "value": against.value, "threshold": against.threshold}
+                row |= {"reason": f"kept by hand (always) against {against.rule}: {against.reason}"}
+            else:
+                row |= {"kept": True, "rule": "kept", "reason": ""}
+            rows.append(row | {"position": position.get(sample.id)})
+    return rows
