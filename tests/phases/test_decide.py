@@ -183,13 +183,26 @@ def test_sample_ids_hang_on_image_mask_references_and_caption_only() -> None:
     assert row["reference_sha256s"] == ["1" * 64, "2" * 64] and row["mask_sha256"] == "3" * 64
 
 
+def test_small_crops_drop_pairs_only_since_photos_are_trained_on_whole() -> None:
+    for kind, kept in (("photos", True), ("pairs", False)):
+        world = World(kind)
+        world.add("far", found={"status": "small_face", "reason": "few pixels"})
+        row = row_for(world.decide(), "far")
+        assert (row["kept"], row["rule"]) == (kept, "kept" if kept else "small_face")
+
+
+def test_a_blurred_photo_is_called_blurred_and_not_another_person() -> None:
+    world = World()
+    world.add("soft", sharpness=5.0, found={"subject_cosine": 0.1, "status": "other_person"})
+    assert row_for(world.decide(), "soft")["rule"] == "sharpness"
+
+
 SINGLE_RULES: list[tuple[str, dict[str, Any]]] = [
     ("status", {"image": {"status": "truncated", "reason": "damaged", "sha256": None}}),
     ("duplicate", {"image": {"status": "duplicate", "reason": "same bytes"}}),
     ("no_face", {"measures": {"face": None}}),
     ("identity", {"found": {"subject_cosine": 0.1, "status": "other_person"}}),
     ("identity", {"found": {"subject_cosine": None}, "measures": {"identity_cosine": 0.2}}),
-    ("small_face", {"found": {"status": "small_face", "reason": "few pixels"}}),
     ("face_px", {"measures": {"face_px": 20.0}}),
     ("sharpness", {"measures": {"sharpness": 5.0}}),
     ("clipped", {"measures": {"clipped": 0.6}}),

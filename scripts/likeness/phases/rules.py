@@ -14,6 +14,10 @@ from likeness.config.quality import QualityLimits
 from likeness.phases.samples import Sample
 
 
+BLINDING = frozenset({"face_px", "sharpness", "clipped"})
+"""Defects that make embeddings unreliable: named before any doubt about the person."""
+
+
 @dataclass(frozen=True)
 class Drop:
     """Why a sample is not trained on: the rule, the value held against a threshold where there is one, and a sentence."""
@@ -85,9 +89,13 @@ def _broken(sample: Sample, stage: DecisionStage, limits: Sequence[Limit]) -> It
     if sample["status"] != "ok":
         rule = "duplicate" if sample["status"] == "duplicate" else "status"
         yield Drop(rule, sample["reason"] or f"status {sample['status']}")
-    if stage.recipe != "style":
+    if stage.recipe != "style" and not sample.has_face:
+        yield Drop("no_face", "no face was found")
+    broken = [drop for limit in limits if (drop := limit.broken_by(sample))]
+    yield from (drop for drop in broken if drop.rule in BLINDING)
+    if stage.recipe != "style" and sample.has_face:
         yield from _broken_by_face(sample, stage)
-    yield from (drop for limit in limits if (drop := limit.broken_by(sample)))
+    yield from (drop for drop in broken if drop.rule not in BLINDING)
     if stage.mask_kind and sample.has_face and sample.mask_sha256 is None:
         yield Drop("mask", f"it has no {stage.mask_kind} mask, so that the background would be trained as well")
     if sample["caption_status"] != "ok" or sample.sample_id is None:
@@ -97,12 +105,10 @@ def _broken(sample: Sample, stage: DecisionStage, limits: Sequence[Limit]) -> It
 
 
 def _broken_by_face(sample: Sample, stage: DecisionStage) -> Iterator[Drop]:
-    if not sample.has_face:
-        yield Drop("no_face", "no face was found")
-        return
+    """Another person; for pairs also a crop of too few real pixels (whole photos are trained on without crops)."""
     cosine = sample["subject_cosine"] if sample["subject_cosine"] is not None else sample["identity_cosine"]
     if stage.recipe == "character" and cosine is not None and cosine < stage.min_identity:
         reason = f"another person: cosine {cosine:.3f} to the subject is below {stage.min_identity:g}"
         yield Drop("identity", reason, cosine, stage.min_identity)
-    if sample["face_status"] not in ("ok", "other_person", None):
+    if stage.kind == "pairs" and sample["face_status"] not in ("ok", "other_person", None):
         yield Drop(sample["face_status"], sample.face_reason or f"face status {sample['face_status']}")
