@@ -10,11 +10,9 @@ from likeness.miniature.pack import UNTRAINED, build_pack
 
 
 @pytest.fixture(scope="session")
-def trained_pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the fully trained packs; about a hundred CPU-seconds."""
-    folder = tmp_path_factory.mktemp("miniature") / "trained"
-    build_pack(folder, seed=0)
-    return folder
+def trained_pack(miniature: Path) -> Path:
+    """The folder of the fully trained packs."""
+    return miniature / "pack"
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,41 @@
+"""What all tests share: the drawn world's models, built once for each version of their code."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from likeness.workflow import code_digest
+
+HOUSE = Path(__file__).resolve().parents[1]
+CACHE = HOUSE / ".cache" / "miniature"
+
+
+def build(folder: Path, script: str, *arguments: str) -> subprocess.Popen[bytes]:
+    """Start one of the programs that build a part of the miniature."""
+    return subprocess.Popen([sys.executable, str(HOUSE / "scripts" / script), "--folder", str(folder), *arguments])
+
+
+@pytest.fixture(scope="session")
+def miniature() -> Path:
+    """A folder like models/miniature: base/ and pack/ with their manifests beside them.
+
+    Built for some two minutes the first time, then kept under .cache/ until the code that builds it changes.
+    """
+    CACHE.mkdir(parents=True, exist_ok=True)
+    folder = CACHE / f"{code_digest('build_miniature_base')}-{code_digest('build_miniature_pack')}"
+    with FileLock(CACHE / "build.lock"):
+        if not (folder / "pack.json").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            building = [build(folder / "base", "build_miniature_base.py"), build(folder / "pack", "build_miniature_pack.py", "--parts", "pack")]
+            codes = [process.wait() for process in building]
+            assert codes == [0, 0], "the miniature could not be built; its error is above"
+            for part in ("base", "pack"):
+                shutil.copyfile(folder / part / "manifest.json", folder / f"{part}.json")
+    return folder
