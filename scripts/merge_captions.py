@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from likeness.captions.edits import write_edits
-from likeness.captions.write import VERSION
+from likeness.captions.consistency import reviewed
+from likeness.captions.edits import next_lines, read_lines, write_lines
+from likeness.captions.interview import VERSION
 from likeness.config.captions import CaptionStage
 from likeness.program import as_about, parser_for, read_settings, run
 from likeness.tables import CAPTIONS, merge_tables, write_table
@@ -18,16 +19,12 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, help="captions table to write")
     args = parser.parse_args()
     stage = read_settings(args.settings, CaptionStage)
-    table = merge_tables(args.tables, CAPTIONS)
-    rows = table.to_pylist()
-    write_edits(args.csv, [row | {"written": written(row)} for row in rows])
-    write_table(args.output, CAPTIONS, table, as_about("captions", VERSION, stage.captions))
-    print(f"captions: {len(rows)} rows, {sum(row['caption_by'] == 'captions.csv' for row in rows)} edited by hand")
-
-
-def written(row: dict) -> str:
-    """What the pipeline itself says: its own caption where a hand edited it, else the caption as it stands."""
-    return (row["caption_raw"] or "") if row["caption_by"] == "captions.csv" else row["caption"]
+    rows = reviewed(merge_tables(args.tables, CAPTIONS).to_pylist(), stage)
+    write_lines(args.csv, next_lines(rows, read_lines(args.csv)))
+    write_table(args.output, CAPTIONS, rows, as_about("captions", VERSION, stage.captions))
+    edited = sum(row["caption_by"] == "captions.csv" for row in rows)
+    review = sum(row["status"] != "ok" for row in rows)
+    print(f"captions: {len(rows)} rows, {edited} edited by hand, {review} to review")
 
 
 if __name__ == "__main__":

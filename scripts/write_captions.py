@@ -1,14 +1,11 @@
-"""Write the captions of one shard."""
+"""Write the captions of one shard: what a person wrote wins, then what is stored, then the backend is asked."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from likeness.captions.write import VERSION, write_captions
 from likeness.config.captions import CaptionStage
 from likeness.program import as_about, parser_for, read_settings, run, set_threads
-from likeness.store import Store
-from likeness.tables import CAPTIONS, QUALITY, read_rows, write_table
 
 
 def main() -> None:
@@ -20,10 +17,21 @@ def main() -> None:
     args = parser.parse_args()
     stage = read_settings(args.settings, CaptionStage)
     set_threads(stage.cpu_threads)
+
+    from likeness.captions.write import VERSION, CaptionWriter
+    from likeness.photos.images import read_image_rows
+    from likeness.store import Store
+    from likeness.tables import CAPTIONS, QUALITY, read_rows, write_table
+
     store = Store(args.store)
-    rows = write_captions(stage, read_rows(args.images), read_rows(args.quality, QUALITY), store)
-    write_table(args.output, CAPTIONS, rows, as_about("captions", VERSION, stage.captions))
-    print(f"captions: {len(rows)} rows; {store.summary()}")
+    writer = CaptionWriter(stage, store)
+    rows = writer.rows(read_image_rows(args.images), read_rows(args.quality, QUALITY))
+    about = as_about("captions", VERSION, stage.captions)
+    write_table(
+        args.output, CAPTIONS, rows, about | ({"fingerprint": writer.fingerprint} if writer.fingerprint else {})
+    )
+    review = sum(row["status"] != "ok" for row in rows)
+    print(f"{store.summary()}; {len(rows)} captions, {review} to review; models loaded: {writer.models_loaded}")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from likeness.config.report import PageStage
 from likeness.program import parser_for, read_settings, run
-from likeness.report.gather import gather_subject
-from likeness.report.page import curation_part, render
+from likeness.report.gather import gather_curation
+from likeness.report.page import render_curation
 from likeness.report.pictures import Pictures
 from likeness.store import Store, write_atomically
 
@@ -19,13 +19,13 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, help="HTML page to write")
     args = parser.parse_args()
     stage = read_settings(args.settings, PageStage)
+    subjects = [gather_curation(args.results, name, settings) for name, settings in stage.subjects.items()]
     pictures = Pictures(Store(args.store))
-    subjects = [
-        gather_subject(args.results, name, settings, with_scores=False) for name, settings in stage.subjects.items()
-    ]
-    page = render("curation.html.j2", [curation_part(subject, pictures) for subject in subjects], pictures)
-    write_atomically(args.output, page.encode())
-    print(f"{args.output}: {len(subjects)} subjects, {len(page) / 1e6:.1f} MB")
+    page = render_curation(subjects, pictures).encode()
+    write_atomically(args.output, page)
+    print(
+        f"{args.output}: {len(subjects)} subjects, {len(page) / 1e6:.1f} MB, {pictures.left_out.total()} pictures left out"
+    )
 
 
 if __name__ == "__main__":

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pyarrow as pa
-
 from likeness.config.report import PageStage
-from likeness.program import parser_for, read_settings, run
+from likeness.program import as_about, parser_for, read_settings, run
 from likeness.report.gather import gather_subject
-from likeness.report.page import render, report_part
+from likeness.report.page import render_report
 from likeness.report.pictures import Pictures
 from likeness.store import Store, write_atomically
-from likeness.tables import SCORES, table_of, write_table
+from likeness.tables import SCORES, write_table
+
+VERSION = 1
 
 
 def main() -> None:
@@ -23,19 +23,15 @@ def main() -> None:
     parser.add_argument("--output", required=True, type=Path, help="HTML page to write")
     args = parser.parse_args()
     stage = read_settings(args.settings, PageStage)
-    subjects = [
-        gather_subject(args.results, name, settings, with_scores=True) for name, settings in stage.subjects.items()
-    ]
-    write_table(
-        args.scores,
-        SCORES,
-        pa.concat_tables([table_of(SCORES, subject.scores) for subject in subjects] or [table_of(SCORES, [])]),
-    )
+    subjects = [gather_subject(args.results, name, settings) for name, settings in stage.subjects.items()]
+    rows = [row for subject in subjects for row in subject.rows]
+    write_table(args.scores, SCORES, rows, as_about("all_scores", VERSION, {"subjects": list(stage.subjects)}))
     pictures = Pictures(Store(args.store))
-    page = render("report.html.j2", [report_part(subject, pictures) for subject in subjects], pictures)
-    write_atomically(args.output, page.encode())
+    page = render_report(subjects, pictures).encode()
+    write_atomically(args.output, page)
     print(
-        f"{args.output}: {len(subjects)} subjects, {len(page) / 1e6:.1f} MB, {sum(len(subject.scores) for subject in subjects)} score rows"
+        f"{args.output}: {len(subjects)} subjects, {len(page) / 1e6:.1f} MB, {len(rows)} score rows, "
+        f"{pictures.left_out.total()} pictures left out"
     )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from urllib.parse import urlsplit
+
+from pydantic import Field, model_validator
 
 from likeness.config.base import ModelChoice, Settings
 
@@ -18,7 +20,10 @@ class CaptionSettings(Settings):
         {"source": "Qwen/Qwen3-VL-4B-Instruct"},
         description="The VLM: folder or hub id; at an endpoint the model's name there.",
     )  # type: ignore[arg-type]
-    url: str | None = Field(None, description="Base URL of the endpoint, up to and without /v1.")
+    url: str | None = Field(
+        None,
+        description="Address of the endpoint: a host (http://localhost:8000) or up to the version (https://openrouter.ai/api/v1).",
+    )
     api_key_env: str | None = Field(
         None,
         description="Name of the environment variable that holds the endpoint's key; the key itself appears nowhere.",
@@ -48,6 +53,24 @@ class CaptionSettings(Settings):
     price_out_usd: float | None = Field(
         None, ge=0, description="Price of a million answer tokens, in US dollars, for the cost column."
     )
+
+    @model_validator(mode="after")
+    def check_whole(self) -> CaptionSettings:
+        """Check what keys must agree on; an address may carry no secret, since settings stand in tables."""
+        wrong = []
+        if self.backend == "endpoint" and not self.url:
+            wrong.append("url: missing; the endpoint backend needs the server's address, such as http://localhost:8000")
+        if self.url is not None:
+            address = urlsplit(self.url)
+            if address.scheme not in ("http", "https") or not address.hostname:
+                wrong.append("url: not an address; it begins with http:// or https:// and a host")
+            if address.username or address.password or address.query or address.fragment:
+                wrong.append("url: holds a name, password or query; give a key through api_key_env instead")
+        if self.min_words > self.max_words:
+            wrong.append(f"min_words: {self.min_words} is above max_words, {self.max_words}")
+        if wrong:
+            raise ValueError("\n".join(wrong))
+        return self
 
 
 class CaptionStage(Settings):

@@ -95,6 +95,11 @@ def known_layout(source: str) -> Layout | None:
     return next((layout for layout in KNOWN_LAYOUTS.values() if layout.name.removeprefix("klein-") in lowered), None)
 
 
+def token_px(vae_config: Mapping[str, Any]) -> int:
+    """Pixels along one side of a token: the VAE's downscaling times the patch of 2; 16 for klein."""
+    return 2 * 2 ** (len(vae_config["block_out_channels"]) - 1)
+
+
 def linear_shapes(layout: Layout) -> dict[str, tuple[int, int]]:
     """Map every linear module's diffusers name to its weight's shape (outputs, inputs), in the model's own order."""
     width, mlp = layout.width, layout.mlp_width

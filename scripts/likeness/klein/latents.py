@@ -12,13 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from likeness.klein.family import token_px
+
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
-
-
-def token_px(vae_config: dict) -> int:
-    """Pixels along one side of a token: the VAE's downscaling times the patch of 2; 16 for klein."""
-    return 2 * 2 ** (len(vae_config["block_out_channels"]) - 1)
 
 
 @torch.no_grad()

@@ -1,14 +1,16 @@
 """A face detector of the SCRFD shape for the drawn world, trained on one CPU thread in a fixed number of steps.
 
-A small convolutional network with a feature pyramid (strides 8, 16, 32) and one head shared by all strides: score, box
-and five landmarks. It is trained on drawn pictures of 0 to 3 people, half of them shrunk to 14..48 px and enlarged
-again, because evaluation looks at samples of a tiny diffusion model.
+One small convolutional network looks at the picture at three scales: as it is, halved, and halved again, which gives the
+strides 8, 16 and 32 of SCRFD. All weights are shared, so a face means the same at every scale and training needs only
+small windows with faces of one range of sizes: a window costs a fifth of a whole picture, and each cell sees all of its
+face, without which the landmarks of turned heads are not learned. Half of the windows come from pictures shrunk to
+14..48 px and enlarged again, because evaluation looks at samples of a tiny diffusion model.
 
 SCRFD's conventions, which insightface decodes: input (x - 127.5) / 128, RGB; a cell at row i and column j of stride s
 speaks for the point (j s, i s); boxes are distances to left, top, right, bottom and landmarks are offsets, both in
 strides; two anchors a cell. Both anchors carry the same prediction here, and insightface's own suppression merges them.
 
-Axes: B pictures, C channels, H rows, W columns, K cells of all strides, P landmarks.
+Axes: B pictures or windows, C channels, H rows, W columns, K cells, P landmarks.
 """
 
 from __future__ import annotations
@@ -30,112 +32,58 @@ from likeness.miniature.world import Rendered, Scene, render, render_group, samp
 
 DET_SIZE = (96, 96)
 STRIDES = (8, 16, 32)
-# Face heights, in px at DET_SIZE, that each stride answers for; neighbours overlap so that no size falls between.
-FACE_HEIGHTS_PX = ((0.0, 33.0), (27.0, 64.0), (52.0, 1e9))
-# Heat maps: five landmarks and the four sides of the box. A little mass everywhere keeps empty windows defined.
-POINTS = 9
-LEAST_MASS = 1e-3
 PICTURE_PX = DET_SIZE[0]
+# The network's own stride, and the side of the windows it is trained on.
+STRIDE, WINDOW_PX = STRIDES[0], PICTURE_PX // 2
+# Heights of faces, px at the scale at which the network looks, that it must find; up to the outer ones it may.
+FACE_HEIGHTS_PX, ALLOWED_HEIGHTS_PX = (8.0, 36.0), (6.5, 44.0)
+# A face of half the size is right at the next finer scale too, and better placed there: it is to score higher.
+SURE_HEIGHT_PX, LEAST_SCORE = 16.0, 0.8
 # A face drawn with fewer pixels than this is a smudge: neither face nor background is asked for.
 SMALLEST_FACE_PX = 3.0
-BATCH = 16
-STEPS = 900
-PICTURES_EACH = 96
+BATCH = 32
+STEPS = 800
+PICTURES_EACH = 320
 LEARNING_RATE = 4e-3
 
 
 class Answer(NamedTuple):
-    """Of the network, or wanted of it: scores (B, K), boxes (B, K, 4) and landmarks (B, K, 10) in strides, heat (B, C, H, W)."""
+    """Of the network, or wanted of it: scores (B, K), boxes (B, K, 4) and landmarks (B, K, 10) in strides."""
 
     scores: Tensor
     boxes: Tensor
     landmarks: Tensor
-    heat: Tensor
 
 
 class Detector(nn.Module):
-    """Pyramid of three strides; forward answers with score and heat logits.
+    """The shared network; `forward` answers at one scale, `pyramid` at all three, with score logits."""
 
-    Landmarks and the box's four sides are found as centres of mass: the finest level holds a heat map a point and a
-    stride, and each cell averages positions in its window by the heat's probability. That learns positions sooner than
-    plain regression, which is left to add the remainder.
-    """
-
-    def __init__(self, width: int = 32) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.stem = nn.ModuleList([ConvUnit(3, 24, 7, 4), ConvUnit(24, 48, 3, 2)])
-        self.deep = nn.ModuleList([ConvUnit(48, 48), ConvUnit(64, 64), ConvUnit(64, 64)])
-        self.down = nn.ModuleList([ConvUnit(48, 64, 3, 2), ConvUnit(64, 64, 3, 2)])
-        self.lateral = nn.ModuleList([ConvUnit(channels, width, 1) for channels in (48, 64, 64)])
-        self.head = ConvUnit(width, width)
-        self.heat_head = ConvUnit(width, 48)
-        self.heat = nn.Conv2d(48, POINTS * len(STRIDES), 1)
-        self.out = nn.Conv2d(width, 15, 1)
+        sizes = [(3, 16, 3, 2), (16, 32, 3, 2), (32, 48, 3, 1), (48, 64, 3, 2), (64, 96, 5, 1), (96, 96, 1, 1)]
+        self.units = nn.ModuleList([ConvUnit(*size) for size in sizes])
+        self.out = nn.Conv2d(96, 15, 1)
         with torch.no_grad():
             self.out.weight.mul_(0.1)
-            assert self.out.bias is not None and self.heat.bias is not None
+            assert self.out.bias is not None
             self.out.bias.zero_()
             self.out.bias[0] = -3.0
-            self.heat.bias.fill_(-4.0)
 
     def forward(self, images_BCHW: Tensor) -> Answer:
-        levels = self._levels(images_BCHW)
-        heat = self.heat(self.heat_head(levels[0]))
-        mass = torch.sigmoid(heat) + LEAST_MASS
-        outputs = []
-        for i, level in enumerate(levels):
-            answer = self.out(self.head(level))
-            centres = centres_of_mass(mass[:, i * POINTS : (i + 1) * POINTS], STRIDES[i])
-            answer = torch.cat([answer[:, :1], answer[:, 1:] + centres], 1)
-            outputs.append(torch.flatten(answer, 2).transpose(1, 2))
-        joined = torch.cat(outputs, 1)
-        return Answer(joined[..., 0], joined[..., 1:5], joined[..., 5:15], heat)
-
-    def _levels(self, x: Tensor) -> list[Tensor]:
-        for unit in self.stem:
+        """Look at one scale, whose cells are 8 px apart."""
+        x = images_BCHW
+        for unit in self.units:
             x = unit(x)
-        features = [x + self.deep[0](x)]
-        for down, deep in zip(self.down, list(self.deep)[1:], strict=True):
-            x = down(features[-1])
-            features.append(x + deep(x))
-        merged: list[Tensor] = []
-        for lateral, feature in zip(list(self.lateral)[::-1], features[::-1], strict=True):
-            level = lateral(feature)
-            if merged:
-                level = level + nn.functional.interpolate(merged[-1], scale_factor=2.0, mode="nearest")
-            merged.append(level)
-        return merged[::-1]
+        cells = torch.flatten(self.out(x), 2).transpose(1, 2)
+        return Answer(cells[..., 0], cells[..., 1:5], cells[..., 5:15])
 
-
-def window_kernels(stride: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the constant convolutions of the centres of mass at one stride.
-
-    moments and masses (2 x POINTS, 1, k, k): x and y offsets in strides, and ones, over a window of two strides to each
-    side on the finest grid. select (14, 2 x POINTS, 1, 1): box sides (left and top as distances) and landmarks.
-    """
-    reach = 2 * stride // STRIDES[0]
-    offsets = torch.arange(-reach, reach + 1, dtype=torch.float32) * (STRIDES[0] / stride)
-    down, right = torch.meshgrid(offsets, offsets, indexing="ij")
-    moments = torch.stack([right, down]).repeat(POINTS, 1, 1)[:, None]
-    select = torch.zeros(14, 2 * POINTS, 1, 1)
-    # Points 5..8 are the left, upper, right and lower side; of each only the coordinate across counts.
-    for row, (column, sign) in enumerate([(10, -1.0), (13, -1.0), (14, 1.0), (17, 1.0)]):
-        select[row, column] = sign
-    for k in range(10):
-        select[4 + k, k] = 1.0
-    return moments, torch.ones_like(moments), select
-
-
-_KERNELS = {stride: window_kernels(stride) for stride in STRIDES}
-
-
-def centres_of_mass(mass: Tensor, stride: int) -> Tensor:
-    """Return (B, 14, H, W): where the mass of each point lies around each cell of one stride, in strides."""
-    moments, masses, select = _KERNELS[stride]
-    step, half = stride // STRIDES[0], moments.shape[-1] // 2
-    numerator = nn.functional.conv2d(mass, moments, stride=step, padding=half, groups=POINTS)
-    denominator = nn.functional.conv2d(mass, masses, stride=step, padding=half, groups=POINTS)
-    return nn.functional.conv2d(numerator / denominator, select)
+    def pyramid(self, images_BCHW: Tensor) -> Answer:
+        """Look at the three scales; the cells of stride 8 come first."""
+        answers = []
+        for stride in STRIDES:
+            factor = stride // STRIDE
+            answers.append(self(nn.functional.avg_pool2d(images_BCHW, factor) if factor > 1 else images_BCHW))
+        return Answer(*(torch.cat(parts, 1) for parts in zip(*answers, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -192,18 +140,19 @@ def clutter(rng: np.random.Generator) -> degrade.Picture:
 
 
 def draw_examples(rng: np.random.Generator, each: int = PICTURES_EACH) -> list[Example]:
-    """Draw the pool that training crops from: `each` pictures of every framing and of groups, half as many empty ones."""
+    """Draw the pool that training cuts from: `each` pictures of every framing, half as many groups and empty ones."""
     pool: list[Example] = []
-    for framing in ("close", "half", "full"):
-        for _ in range(0, each, 32):
-            count = min(32, each)
+    # A near face is looked at in a halved picture.
+    for framing, side_px in (("close", PICTURE_PX * 2 // 3), ("half", PICTURE_PX), ("full", PICTURE_PX)):
+        for start in range(0, each, 32):
+            count = min(32, each - start)
             scene = sample_scenes(count, rng, framing)
-            pool += _examples(render(sample_identities(count, rng), scene, PICTURE_PX, PICTURE_PX), False)
-    for _ in range(each):
+            pool += _examples(render(sample_identities(count, rng), scene, side_px, side_px), False)
+    for _ in range(-(-each // 2)):
         people = int(rng.integers(2, 4))
         drawn = render_group(sample_identities(people, rng), group_scene(people, rng), PICTURE_PX, PICTURE_PX)
         pool += _examples(drawn, True)
-    count = max(1, each // 2)
+    count = -(-each // 4)
     scene = empty_scenes(sample_scenes(count, rng))
     empty = degrade.to_uint8(render(sample_identities(count, rng), scene, PICTURE_PX, PICTURE_PX).images_NHWC)
     empty = np.concatenate([empty, np.stack([clutter(rng) for _ in range(count)])])
@@ -211,136 +160,111 @@ def draw_examples(rng: np.random.Generator, each: int = PICTURES_EACH) -> list[E
     return pool + [Example(image, *nobody) for image in empty]
 
 
+def _mirrored(example: Example) -> Example:
+    width = example.image.shape[1]
+    boxes = example.boxes.copy()
+    boxes[:, [0, 2]] = width - example.boxes[:, [2, 0]]
+    landmarks = (example.landmarks * np.array([-1, 1]) + np.array([width, 0]))[:, [1, 0, 2, 4, 3]]
+    return Example(np.ascontiguousarray(example.image[:, ::-1]), boxes, landmarks, example.visible)
+
+
+def _corner(span: NDArray, side_px: int, rng: np.random.Generator) -> int:
+    """Choose where a window starts along one axis: within the picture, and holding the span (start, end) mostly whole."""
+    low, high = span[1] - WINDOW_PX - 3, span[0] + 3
+    wanted = rng.uniform(min(low, high), max(low, high))
+    return int(np.clip(round(wanted), 0, max(0, side_px - WINDOW_PX)))
+
+
 def vary(example: Example, rng: np.random.Generator) -> Example:
-    """Cut, mirror, shrink and enlarge, and spoil a picture, its truth with it; one in four gets insightface's black padding."""
-    size = PICTURE_PX
-    zoom = float(np.exp(rng.uniform(np.log(0.75), np.log(1.35))))
-    matrix = np.array([[zoom, 0, size / 2 * (1 - zoom)], [0, zoom, size / 2 * (1 - zoom)]])
-    matrix[:, 2] += rng.uniform(-0.12, 0.12, 2) * size
-    image, boxes, landmarks = example.image, example.boxes, example.landmarks
+    """Mirror, shrink and enlarge a picture, bring it to a size at which it is looked at, and cut a window, its truth with it."""
     if rng.uniform() < 0.5:
-        image = image[:, ::-1]
-        boxes = np.stack([size - boxes[:, 2], boxes[:, 1], size - boxes[:, 0], boxes[:, 3]], 1)
-        mirrored = landmarks * np.array([-1, 1]) + np.array([size, 0])
-        landmarks = mirrored[:, [1, 0, 2, 4, 3]]
-    # Pixel centres lie at half pixels in the drawings and at whole ones in OpenCV.
-    shifted = matrix.copy()
-    shifted[:, 2] += 0.5 * zoom - 0.5
-    warped = cv2.warpAffine(np.ascontiguousarray(image), shifted, (size, size), borderMode=cv2.BORDER_REPLICATE)
-    image = warped.astype(np.uint8, copy=False)
-    boxes = boxes * zoom + np.tile(matrix[:, 2], 2)
-    landmarks = landmarks * zoom + matrix[:, 2]
-    visible = example.visible
-    if rng.uniform() < 0.4:
-        small_px = int(rng.integers(14, 49))
-        image = degrade.enlarge(degrade.spoil(degrade.shrink(image, small_px), rng), size, rng)
-        smudged = (boxes[:, 3] - boxes[:, 1]) * small_px / size < SMALLEST_FACE_PX
-        visible = np.where(smudged, 0.0, visible)
-    if rng.uniform() < 0.25:
-        image = image.copy()
-        cut = int(rng.uniform(0.6, 0.95) * size)
-        axis = int(rng.integers(2))
-        image[(slice(cut, None), slice(None)) if axis else (slice(None), slice(cut, None))] = 0
-        visible = np.where(boxes[:, 2 + axis] > cut, 0.0, visible)
-    inside = np.clip(boxes, 0, size)
+        example = _mirrored(example)
+    image, visible = example.image, example.visible
+    drawn_px = image.shape[0]
+    heights = (example.boxes[:, 3] - example.boxes[:, 1]) / drawn_px
+    # As the picture is, or halved, whichever suits one of its faces; one in three does not, to learn what is no face.
+    face = int(rng.integers(len(heights))) if len(heights) else -1
+    suits_whole = heights[face] * PICTURE_PX < rng.uniform(24, 34) if face >= 0 else rng.uniform() < 0.5
+    whole = suits_whole != (rng.uniform() < 1 / 3)
+    side_px = int(round((PICTURE_PX if whole else PICTURE_PX // 2) * np.exp(rng.uniform(-0.3, 0.3))))
+    small_px = int(rng.integers(14, 49)) if rng.uniform() < 0.4 else 0
+    if 0 < small_px < drawn_px:
+        image = degrade.enlarge(degrade.spoil(degrade.shrink(image, small_px), rng), side_px, rng)
+        visible = np.where(heights * small_px < SMALLEST_FACE_PX, 0.0, visible)
+    else:
+        filter_ = cv2.INTER_AREA if rng.uniform() < 0.5 else cv2.INTER_LINEAR
+        image = cv2.resize(image, (side_px, side_px), interpolation=filter_).astype(np.uint8, copy=False)
+    scale = side_px / drawn_px
+    boxes, landmarks = example.boxes * scale, example.landmarks * scale
+    centre = boxes[face] if face >= 0 else np.full(4, rng.uniform(0, side_px))
+    left, top = _corner(centre[[0, 2]], side_px, rng), _corner(centre[[1, 3]], side_px, rng)
+    window = np.zeros((WINDOW_PX, WINDOW_PX, 3), np.uint8)
+    cut = image[top : top + WINDOW_PX, left : left + WINDOW_PX]
+    window[: cut.shape[0], : cut.shape[1]] = cut
+    return _in_window(window, boxes - [left, top, left, top], landmarks - [left, top], visible)
+
+
+def _in_window(window: degrade.Picture, boxes: NDArray, landmarks: NDArray, visible: NDArray) -> Example:
+    inside = np.clip(boxes, 0, WINDOW_PX)
     kept = (inside[:, 2] - inside[:, 0]) * (inside[:, 3] - inside[:, 1])
-    kept = kept / np.maximum((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]), 1e-6)
-    return Example(image, inside, landmarks, visible * kept)
+    whole = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    return Example(window, inside, landmarks, visible * kept / np.maximum(whole, 1e-6))
 
 
-def cell_points() -> tuple[NDArray, NDArray, NDArray]:
-    """Return the points (K, 2) px, the strides (K,) and the level (K,) of all cells at DET_SIZE, in the network's order."""
-    points, strides, levels = [], [], []
-    for level, stride in enumerate(STRIDES):
-        side = PICTURE_PX // stride
-        rows, columns = np.mgrid[:side, :side]
-        points.append(np.stack([columns.ravel(), rows.ravel()], 1) * stride)
-        strides.append(np.full(side * side, stride))
-        levels.append(np.full(side * side, level))
-    return np.concatenate(points).astype(np.float32), np.concatenate(strides).astype(np.float32), np.concatenate(levels)
+def cell_points(side_px: int = WINDOW_PX) -> NDArray:
+    """Return the points (K, 2) px, x and y, that the cells of a square picture speak for, in the network's order."""
+    rows, columns = np.mgrid[: side_px // STRIDE, : side_px // STRIDE]
+    return (np.stack([columns.ravel(), rows.ravel()], 1) * STRIDE).astype(np.float32)
 
 
-_POINTS, _CELL_STRIDES, _LEVELS = cell_points()
+_POINTS = cell_points()
 
 
 def assign(example: Example) -> tuple[NDArray, NDArray]:
-    """Say for each cell what it should answer: (wanted (K,): 1 face, 0 none, -1 not asked; index (K,) of its face or -1).
+    """Say for each cell what it should answer: (score (K,): above 0 face, 0 none, -1 not asked; index (K,) of its face or -1).
 
-    Cells near the middle of a face answer for it, on the strides of its size; cells around them are not asked, nor is any
-    cell of a face that is mostly hidden, cut off or smudged.
+    Cells near the middle of a face of a fitting size answer for it; cells around them are not asked, nor is any cell of a
+    face that is nearly of a fitting size, mostly hidden, cut off or smudged.
     """
     wanted, index = np.zeros(len(_POINTS), np.float32), np.full(len(_POINTS), -1)
-    order = np.argsort(-(example.boxes[:, 3] - example.boxes[:, 1])) if len(example.boxes) else []
-    for face in order:
+    for face in np.argsort(-(example.boxes[:, 3] - example.boxes[:, 1])) if len(example.boxes) else []:
         left, top, right, bottom = example.boxes[face]
         width, height = right - left, bottom - top
-        if width < 1 or height < 1:
+        if width < 1 or height < 1 or not ALLOWED_HEIGHTS_PX[0] <= height <= ALLOWED_HEIGHTS_PX[1]:
             continue
         centre = np.array([left + right, top + bottom]) / 2
         away = np.hypot(*((_POINTS - centre) / (np.array([width, height]) / 2)).T)
-        if example.visible[face] < 0.55:
-            wanted[(away < 0.9) & (wanted == 0)] = -1
+        wanted[(away < 0.9) & (wanted == 0)] = -1
+        if example.visible[face] < 0.55 or not FACE_HEIGHTS_PX[0] <= height <= FACE_HEIGHTS_PX[1]:
             continue
-        for level, (low, high) in enumerate(FACE_HEIGHTS_PX):
-            here = level == _LEVELS
-            if not low <= height < high:
-                continue
-            wanted[here & (away < 0.9) & (wanted == 0)] = -1
-            near = here & (away <= max(0.45, float(away[here].min())))
-            wanted[near], index[near] = 1, face
+        near = away <= max(0.5, float(away.min()))
+        wanted[near] = LEAST_SCORE + (1 - LEAST_SCORE) * min(1.0, height / SURE_HEIGHT_PX)
+        index[near] = face
     return wanted, index
 
 
-def _heat(example: Example) -> NDArray:
-    """Return (C, H, W): each visible face's points, spread over the four nearest cells so that their mean is exact."""
-    side = PICTURE_PX // STRIDES[0]
-    heat = np.zeros((len(STRIDES), POINTS, side + 1, side + 1), np.float32)
-    for face in np.flatnonzero(example.visible >= 0.55):
-        left, top, right, bottom = example.boxes[face]
-        sides = [
-            [left, (top + bottom) / 2],
-            [(left + right) / 2, top],
-            [right, (top + bottom) / 2],
-            [(left + right) / 2, bottom],
-        ]
-        places = np.clip(np.concatenate([example.landmarks[face], sides]) / STRIDES[0], 0, side - 1)
-        cells = places.astype(int)
-        share = places - cells
-        for level, (low, high) in enumerate(FACE_HEIGHTS_PX):
-            if not low <= bottom - top < high:
-                continue
-            for dx, dy in ((0, 0), (1, 0), (0, 1), (1, 1)):
-                weight = np.abs(1 - dx - share[:, 0]) * np.abs(1 - dy - share[:, 1])
-                here = heat[level, np.arange(POINTS), cells[:, 1] + dy, cells[:, 0] + dx]
-                heat[level, np.arange(POINTS), cells[:, 1] + dy, cells[:, 0] + dx] = np.maximum(here, weight)
-    return heat[:, :, :side, :side].reshape(-1, side, side)
-
-
 def _targets(batch: list[Example]) -> Answer:
-    """Return what the network should answer; scores are 1, 0, or -1 where nothing is asked."""
+    """Return what the network should answer; scores are -1 where nothing is asked."""
     wanted = np.zeros((len(batch), len(_POINTS)), np.float32)
     boxes = np.ones((len(batch), len(_POINTS), 4), np.float32)
     landmarks = np.zeros((len(batch), len(_POINTS), 10), np.float32)
     for b, example in enumerate(batch):
         wanted[b], index = assign(example)
-        cells = np.flatnonzero(wanted[b] == 1)
-        points, strides = _POINTS[cells], _CELL_STRIDES[cells, None]
-        box = example.boxes[index[cells]]
-        boxes[b, cells] = np.concatenate([points - box[:, :2], box[:, 2:] - points], 1) / strides
+        cells = np.flatnonzero(index >= 0)
+        points, box = _POINTS[cells], example.boxes[index[cells]]
+        boxes[b, cells] = np.concatenate([points - box[:, :2], box[:, 2:] - points], 1) / STRIDE
         offsets = example.landmarks[index[cells]] - points[:, None]
-        landmarks[b, cells] = offsets.reshape(-1, 10) / strides
-    heat = np.stack([_heat(example) for example in batch])
-    return Answer(*(torch.from_numpy(values) for values in (wanted, boxes, landmarks, heat)))
+        landmarks[b, cells] = offsets.reshape(-1, 10) / STRIDE
+    return Answer(*(torch.from_numpy(values) for values in (wanted, boxes, landmarks)))
 
 
 def detection_loss(predicted: Answer, targets: Answer) -> Tensor:
-    """Focal loss of the scores, IoU loss of the boxes, smooth L1 of the landmarks over the face's size."""
-    logits, boxes, landmarks, heat_logits = predicted
-    wanted, true_boxes, true_landmarks, true_heat = targets
-    positive, asked = wanted == 1, wanted >= 0
+    """Quality focal loss of the scores (Li et al. 2020), IoU loss of the boxes, L1 of sides and landmarks over the face's size."""
+    logits, boxes, landmarks = predicted
+    wanted, true_boxes, true_landmarks = targets
+    positive, asked = wanted > 0, wanted >= 0
     faces = positive.sum().clamp(min=1)
-    probability = torch.sigmoid(logits)
-    error = torch.where(positive, 1 - probability, probability)
+    error = torch.sigmoid(logits) - wanted
     cross = nn.functional.binary_cross_entropy_with_logits(logits, wanted.clamp(min=0), reduction="none")
     score = ((error**2) * cross * asked).sum() / faces
     mine, true = boxes[positive], true_boxes[positive]
@@ -352,8 +276,7 @@ def detection_loss(predicted: Answer, targets: Answer) -> Tensor:
     size = torch.sqrt(area_true.clamp(min=1e-3))[:, None]
     drift = nn.functional.smooth_l1_loss(mine / size, true / size, beta=0.05)
     points = nn.functional.smooth_l1_loss(landmarks[positive] / size, true_landmarks[positive] / size, beta=0.02)
-    cross = nn.functional.binary_cross_entropy_with_logits(heat_logits, true_heat, reduction="sum")
-    return score + (1 - iou).mean() + 2 * drift + 8 * points + 0.3 * cross / true_heat.sum().clamp(min=1)
+    return score + (1 - iou).mean() + 2 * drift + 20 * points
 
 
 def normalised(images: list[degrade.Picture]) -> Tensor:
@@ -403,56 +326,21 @@ def train_detector(seed: int, steps: int = STEPS, each: int = PICTURES_EACH) -> 
 def save_detector(model: Detector, file: Path) -> Path:
     """Write the network as an SCRFD-shaped ONNX file: input 1x3xHxW of any multiple of 32, nine outputs."""
     graph = Graph()
-    x = "input.1"
-    for i, unit in enumerate(model.stem):
-        x = graph.unit(x, unit, f"stem{i}")  # type: ignore[arg-type]
-    features = [graph.node("Add", [x, graph.unit(x, model.deep[0], "deep0")], "feature0")]  # type: ignore[arg-type]
-    for i in (1, 2):
-        x = graph.unit(features[-1], model.down[i - 1], f"down{i}")  # type: ignore[arg-type]
-        features.append(graph.node("Add", [x, graph.unit(x, model.deep[i], f"deep{i}")], f"feature{i}"))  # type: ignore[arg-type]
-    scales = graph.constant("twice", np.array([1, 1, 2, 2], np.float32))
-    levels: list[str] = []
-    for i in (2, 1, 0):
-        level = graph.unit(features[i], model.lateral[i], f"lateral{i}")  # type: ignore[arg-type]
-        if levels:
-            nearest = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-            inputs = [levels[-1], graph.constant(f"roi{i}", np.zeros(0, np.float32)), scales]
-            level = graph.node("Add", [level, graph.node("Resize", inputs, f"up{i}", **nearest)], f"merged{i}")
-        levels.append(level)
-    assert model.heat.bias is not None
-    heat_head = graph.unit(levels[-1], model.heat_head, "heat_head")
     outputs: dict[str, dict[str, list[int | str]]] = {"score": {}, "bbox": {}, "kps": {}}
-    for i, (level, stride) in enumerate(zip(levels[::-1], STRIDES, strict=True)):
-        part = slice(i * POINTS, (i + 1) * POINTS)
-        heat = graph.convolution(
-            heat_head, model.heat.weight[part].detach(), model.heat.bias[part].detach(), f"heat{stride}"
-        )
-        centres = _save_centres(graph, heat, stride)
-        for name, shape in _save_head(graph, model, level, centres, stride).items():
+    for stride in STRIDES:
+        x, factor = "input.1", stride // STRIDE
+        if factor > 1:
+            x = graph.node("AveragePool", [x], f"halved{stride}", kernel_shape=[factor] * 2, strides=[factor] * 2)
+        for i, unit in enumerate(model.units):
+            x = graph.unit(x, unit, f"unit{i}.{stride}")  # type: ignore[arg-type]
+        for name, shape in _save_head(graph, model, x, stride).items():
             outputs[name.split("_")[0]][name] = shape
     ordered = outputs["score"] | outputs["bbox"] | outputs["kps"]
     return graph.save(file, "miniature_scrfd", [1, 3, "height", "width"], ordered)
 
 
-def _save_centres(graph: Graph, heat: str, stride: int) -> str:
-    """Write the centres of mass of one stride; the counterpart of `centres_of_mass`."""
-    moments, masses, select = _KERNELS[stride]
-    kernel, step = moments.shape[-1], stride // STRIDES[0]
-    least = graph.constant(f"least{stride}", np.array([LEAST_MASS], np.float32))
-    mass = graph.node("Add", [graph.node("Sigmoid", [heat], f"probability{stride}"), least], f"mass{stride}")
-    window = {"kernel_shape": [kernel] * 2, "pads": [kernel // 2] * 4, "strides": [step] * 2, "group": POINTS}
-    sums = []
-    for name, weight in (("moments", moments), ("masses", masses)):
-        constant = graph.constant(f"{name}{stride}.w", weight.numpy())
-        sums.append(graph.node("Conv", [mass, constant], f"{name}{stride}", **window))
-    mean = graph.node("Div", sums, f"mean{stride}")
-    constant = graph.constant(f"select{stride}.w", select.numpy())
-    return graph.node("Conv", [mean, constant], f"centres{stride}", kernel_shape=[1, 1])
-
-
-def _save_head(graph: Graph, model: Detector, level: str, centres: str, stride: int) -> dict[str, list[int | str]]:
-    """Write the shared head for one stride; returns its outputs and their shapes."""
-    x = graph.unit(level, model.head, f"head{stride}")
+def _save_head(graph: Graph, model: Detector, x: str, stride: int) -> dict[str, list[int | str]]:
+    """Write the head for one stride; returns its outputs and their shapes."""
     assert model.out.bias is not None
     weight, bias = model.out.weight.detach(), model.out.bias.detach()
     shapes: dict[str, list[int | str]] = {}
@@ -461,13 +349,6 @@ def _save_head(graph: Graph, model: Detector, level: str, centres: str, stride: 
         y = graph.convolution(x, weight[part], bias[part], f"{name}{stride}.one")
         if name == "score":
             y = graph.node("Sigmoid", [y], f"{name}{stride}.probability")
-        else:
-            rows = graph.constant(f"{name}{stride}.rows", np.arange(part.start - 1, part.stop - 1, dtype=np.int64))
-            y = graph.node(
-                "Add",
-                [y, graph.node("Gather", [centres, rows], f"{name}{stride}.centres", axis=1)],
-                f"{name}{stride}.sum",
-            )
         both = graph.node("Concat", [y, y], f"{name}{stride}.anchors", axis=1)
         last = graph.node("Transpose", [both], f"{name}{stride}.last", perm=[0, 2, 3, 1])
         shape = graph.constant(f"{name}{stride}.shape", np.array([-1, count], np.int64))

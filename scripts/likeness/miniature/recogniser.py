@@ -34,6 +34,8 @@ ENLARGED_PX = 160
 VIEWS = 4
 LEARNING_RATE = 3e-3
 TEMPERATURE = 0.1
+# Standard deviations, in eye distances, of what the detector is off by in photos and in small samples.
+LANDMARK_JITTER, LANDMARK_JITTER_SMALL = 0.055, 0.08
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def _view(image: degrade.Picture, landmarks: NDArray, rng: np.random.Generator, 
     image = degrade.spoil(image, rng, noise=0.04, tint=0.06)
     enlarged = degrade.enlarge(image, ENLARGED_PX, rng)
     scaled = landmarks * (ENLARGED_PX / image.shape[0])
-    return _crop(enlarged, scaled, rng, 0.05 if small else 0.025)
+    return _crop(enlarged, scaled, rng, LANDMARK_JITTER_SMALL if small else LANDMARK_JITTER)
 
 
 def draw_crops(people: int, rng: np.random.Generator, shrink: int) -> Tensor:

@@ -1,0 +1,345 @@
+"""Which checkpoint is the best: chosen on the select half, reported on the report half.
+
+Scores of training are non-monotonic, so every checkpoint of all phases and variants is a candidate. Among those that
+keep the floors, the best mean of the recipe's metric is found, and then the earliest checkpoint whose paired difference
+to it is within one standard error: that costs nothing measurable and avoids the luck of the maximum. Numbers that
+people read come from the report half, which no decision ever sees.
+
+An image without a face is worth 0 on the identity scale while candidates are ranked (it stays null in the table), so
+that a checkpoint gains nothing by hiding faces.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from likeness.config.evaluation import ChoiceStage
+from likeness.errors import UserError
+from likeness.evaluation.metrics import lower_is_better
+from likeness.evaluation.prompts import REPORT, SELECT
+from likeness.evaluation.statistics import Estimate, cluster_means, estimate, paired_difference, standard_error
+
+VERSION = 1
+BASE = "base"
+FACELESS_IS_ZERO = frozenset({"likeness", "csim", "descriptor_cosine"})
+METRICS_OF_RECIPE = {
+    "character": ("likeness", "csim", "descriptor_cosine"),
+    "edit": ("target_error",),
+    "style": ("style_similarity",),
+}
+"""What a recipe ranks by; the next one stands in where the first could not be measured."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, order=True)
+class Checkpoint:
+    """Identity of a checkpoint in tables."""
+
+    variant: str
+    phase: str
+    step: int
+
+    def __str__(self) -> str:
+        return f"{self.variant}/{self.phase}/{self.step}" if self.phase else f"{self.variant}/{self.step}"
+
+
+BASE_CHECKPOINT = Checkpoint(BASE, "", 0)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The candidates by mean on the select half, best first, and what became of them.
+
+    `failed` names the floors that a checkpoint misses; `unmeasured` names floors that no number could be held against.
+    `chosen` is None where nothing could be ranked; then `reason` says why.
+    """
+
+    metric: str | None
+    ranked: tuple[Checkpoint, ...]
+    means: Mapping[Checkpoint, Mapping[Hashable, float]]
+    failed: Mapping[Checkpoint, tuple[str, ...]] = field(default_factory=dict)
+    unmeasured: tuple[str, ...] = ()
+    best: Checkpoint | None = None
+    chosen: Checkpoint | None = None
+    reason: str = ""
+
+
+class Scores:
+    """Score rows by checkpoint, split, strength and metric; `base_model` is the one that training used."""
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        listed = list(rows)
+        self.base_model = _base_model_of(listed)
+        self.groups: dict[tuple[Checkpoint, str, float, str], list[Row]] = {}
+        self.phase_order: dict[str, list[str]] = {}
+        self.variant_order: list[str] = []
+        self.sha256s: dict[Checkpoint, str] = {}
+        for row in listed:
+            if row["base_model"] == self.base_model:
+                self._add(row)
+
+    def _add(self, row: Row) -> None:
+        checkpoint = Checkpoint(row["variant"], row["phase"], row["step"])
+        key = (checkpoint, row["split"], row["lora_scale"], row["metric"])
+        self.groups.setdefault(key, []).append(row)
+        if checkpoint.variant not in self.variant_order:
+            self.variant_order.append(checkpoint.variant)
+        phases = self.phase_order.setdefault(checkpoint.variant, [])
+        if checkpoint.phase not in phases:
+            phases.append(checkpoint.phase)
+        self.sha256s.setdefault(checkpoint, row["lora_sha256"])
+
+    @property
+    def candidates(self) -> list[Checkpoint]:
+        """All checkpoints but the base, earliest first: by place of the phase in its variant, by step, by variant."""
+        return sorted((checkpoint for checkpoint in self.sha256s if checkpoint.variant != BASE), key=self._age)
+
+    def _age(self, checkpoint: Checkpoint) -> tuple[int, int, int]:
+        phase = self.phase_order[checkpoint.variant].index(checkpoint.phase)
+        return (phase, checkpoint.step, self.variant_order.index(checkpoint.variant))
+
+    def metrics(self, split: str) -> list[str]:
+        return sorted({metric for _, its_split, _, metric in self.groups if its_split == split})
+
+    def rows_of(self, checkpoint: Checkpoint, split: str, metric: str, scale: float = 1.0) -> list[Row]:
+        return self.groups.get((checkpoint, split, scale, metric), [])
+
+    def clusters(
+        self, checkpoint: Checkpoint, split: str, metric: str, scale: float = 1.0, faceless: float | None = None
+    ) -> dict[Hashable, float]:
+        """Cluster means of measured values; with `faceless`, images without a face count as that."""
+        triples = []
+        for row in self.rows_of(checkpoint, split, metric, scale):
+            value = faceless if row["value"] is None and row["status"] == "no_face" else row["value"]
+            if value is not None:
+                triples.append((row["source_id"] or row["prompt_id"], row["prompt_id"], value))
+        return cluster_means(triples)
+
+    def ranking_clusters(self, checkpoint: Checkpoint, metric: str, scale: float = 1.0) -> dict[Hashable, float]:
+        return self.clusters(checkpoint, SELECT, metric, scale, 0.0 if metric in FACELESS_IS_ZERO else None)
+
+    def mean(self, checkpoint: Checkpoint, split: str, metric: str, scale: float = 1.0) -> float | None:
+        means = self.clusters(checkpoint, split, metric, scale)
+        return sum(means.values()) / len(means) if means else None
+
+    def estimate(self, checkpoint: Checkpoint, split: str, metric: str, scale: float = 1.0) -> Estimate | None:
+        means = self.clusters(checkpoint, split, metric, scale)
+        return estimate(list(means.values())) if means else None
+
+
+def _base_model_of(rows: Sequence[Row]) -> str:
+    """The base model with most rows: those of a distilled model, drawn by finalists only, are always fewer."""
+    counts = Counter(row["base_model"] for row in rows)
+    return max(sorted(counts), key=lambda name: counts[name], default="")
+
+
+def rank(scores: Scores, stage: ChoiceStage) -> Ranking:
+    """Rank all checkpoints on the select half and choose; hand-made picks are not looked at here."""
+    candidates = scores.candidates
+    metric, reason = _metric_of(scores, candidates, stage)
+    if metric is None:
+        return Ranking(None, (), {}, reason=reason)
+    means = {checkpoint: scores.ranking_clusters(checkpoint, metric) for checkpoint in candidates}
+    means = {checkpoint: clusters for checkpoint, clusters in means.items() if clusters}
+    sign = -1 if lower_is_better(metric) else 1
+    height = {checkpoint: sign * sum(values.values()) / len(values) for checkpoint, values in means.items()}
+    ranked = tuple(sorted(means, key=lambda checkpoint: (-height[checkpoint], candidates.index(checkpoint))))
+    failed, unmeasured = _floors(scores, ranked, stage)
+    allowed = [checkpoint for checkpoint in ranked if not failed.get(checkpoint)] or list(ranked)
+    best = allowed[0]
+    chosen = next(
+        checkpoint
+        for checkpoint in candidates
+        if checkpoint in allowed and _is_as_good(means[checkpoint], means[best], sign, stage.choice.standard_errors)
+    )
+    return Ranking(metric, ranked, means, failed, unmeasured, best, chosen)
+
+
+def _is_as_good(
+    ours: Mapping[Hashable, float], best: Mapping[Hashable, float], sign: int, standard_errors: float
+) -> bool:
+    """Whether the best leads by at most so many standard errors of the paired difference over clusters."""
+    shared = [cluster for cluster in best if cluster in ours]
+    leads = [sign * (best[cluster] - ours[cluster]) for cluster in shared]
+    return bool(leads) and sum(leads) / len(leads) <= standard_errors * standard_error(leads)
+
+
+def _metric_of(scores: Scores, candidates: Sequence[Checkpoint], stage: ChoiceStage) -> tuple[str | None, str]:
+    """The first of the recipe's metrics that was measured, or why there is none."""
+    if not candidates:
+        return None, "there is no checkpoint to choose from"
+    wanted = (stage.choice.metric,) if stage.choice.metric else METRICS_OF_RECIPE[stage.recipe]
+    reasons: list[str] = []
+    for metric in wanted:
+        if any(scores.clusters(checkpoint, SELECT, metric) for checkpoint in candidates):
+            return metric, ""
+        statuses = {row["status"] for checkpoint in candidates for row in scores.rows_of(checkpoint, SELECT, metric)}
+        reasons.append(f"{metric} ({', '.join(sorted(statuses)) or 'no rows'})")
+    return None, f"none of the metrics to choose by was measured: {'; '.join(reasons)}"
+
+
+def _floors(
+    scores: Scores, ranked: Sequence[Checkpoint], stage: ChoiceStage
+) -> tuple[dict[Checkpoint, tuple[str, ...]], tuple[str, ...]]:
+    """Hold every checkpoint against the floors; a floor whose metric is null everywhere is named as unmeasured."""
+    failed: dict[Checkpoint, list[str]] = {}
+    unmeasured: list[str] = []
+    for name, metric, limit, is_floor in _limits(scores, stage):
+        values = {checkpoint: scores.mean(checkpoint, SELECT, metric) for checkpoint in ranked}
+        if limit is None or all(value is None for value in values.values()):
+            unmeasured.append(name)
+            continue
+        for checkpoint, value in values.items():
+            if value is None or (value < limit if is_floor else value > limit):
+                shown = "nothing" if value is None else f"{value:.3f}"
+                failed.setdefault(checkpoint, []).append(f"{name} ({shown}, limit {limit:.3f})")
+    return {checkpoint: tuple(names) for checkpoint, names in failed.items()}, tuple(unmeasured)
+
+
+def _limits(scores: Scores, stage: ChoiceStage) -> list[tuple[str, str, float | None, bool]]:
+    """Configured floors as (key, metric, absolute limit or None where the base has no number, whether it is a lower one)."""
+    choice = stage.choice
+    diversity = scores.mean(BASE_CHECKPOINT, SELECT, "diversity")
+    clip = scores.mean(BASE_CHECKPOINT, SELECT, "clip_score")
+    share, loss = choice.min_diversity, choice.min_clip_score
+    table: list[tuple[str, str, float | None, bool, float | None]] = [
+        ("min_detected", "detected", choice.min_detected, True, choice.min_detected),
+        ("max_bleed", "bleed_csim", choice.max_bleed, False, choice.max_bleed),
+        ("min_diversity", "diversity", share, True, None if diversity is None or share is None else share * diversity),
+        ("min_background_ssim", "background_ssim", choice.min_background_ssim, True, choice.min_background_ssim),
+        ("min_clip_score", "clip_score", loss, True, None if clip is None or loss is None else clip * (1 - loss)),
+        ("min_csim", "csim", choice.min_csim, True, choice.min_csim),
+    ]
+    return [(name, metric, limit, lower) for name, metric, setting, lower, limit in table if setting is not None]
+
+
+def finalists(ranking: Ranking, stage: ChoiceStage, candidates: Sequence[Checkpoint]) -> list[Checkpoint]:
+    """The best by mean that keep the floors, the chosen one, and the one picked by hand, in order of rank.
+
+    Raises UserError for a pick that no table knows.
+    """
+    allowed = [checkpoint for checkpoint in ranking.ranked if not ranking.failed.get(checkpoint)] or list(
+        ranking.ranked
+    )
+    wanted = set(allowed[: stage.finalists])
+    wanted |= {checkpoint for checkpoint in (ranking.chosen, picked(stage, candidates)) if checkpoint}
+    order = [*ranking.ranked, *(checkpoint for checkpoint in candidates if checkpoint not in ranking.ranked)]
+    return [checkpoint for checkpoint in order if checkpoint in wanted]
+
+
+def picked(stage: ChoiceStage, candidates: Sequence[Checkpoint]) -> Checkpoint | None:
+    """The checkpoint of `pick:`, or None; raises UserError where there is no such checkpoint."""
+    if stage.pick is None:
+        return None
+    pick = Checkpoint(stage.pick.variant, stage.pick.phase, stage.pick.step)
+    if pick not in candidates:
+        near = [str(checkpoint) for checkpoint in candidates if checkpoint.variant == pick.variant] or map(
+            str, candidates
+        )
+        raise UserError(f"pick: there is no checkpoint {pick} in the scores. Allowed: {', '.join(near)}.")
+    return pick
+
+
+def recommended_scale(scores: Scores, checkpoint: Checkpoint, metric: str) -> float:
+    """The strength at which to use a checkpoint: the nearest to 1 within one standard error of the best, on the select half."""
+    scales = sorted(
+        {scale for found, split, scale, name in scores.groups if (found, split, name) == (checkpoint, SELECT, metric)}
+    )
+    means = {scale: scores.ranking_clusters(checkpoint, metric, scale) for scale in scales}
+    means = {scale: clusters for scale, clusters in means.items() if clusters}
+    if not means:
+        return 1.0
+    sign = -1 if lower_is_better(metric) else 1
+    best = max(means, key=lambda scale: (sign * sum(means[scale].values()) / len(means[scale]), -abs(scale - 1)))
+    as_good = [scale for scale in means if _is_as_good(means[scale], means[best], sign, 1.0)]
+    return min(as_good, key=lambda scale: (abs(scale - 1), scale))
+
+
+def best_record(rows: Iterable[Row], stage: ChoiceStage, calibration: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the content of best.json: the decision from the select half, the numbers from the report half.
+
+    Without a choice `variant`, `phase` and `step` are null and `rule` says why.
+    """
+    scores = Scores(rows)
+    ranking = rank(scores, stage)
+    pick = picked(stage, scores.candidates)
+    chosen = pick or ranking.chosen
+    record: dict[str, Any] = {
+        "variant": chosen.variant if chosen else None,
+        "phase": chosen.phase if chosen else None,
+        "step": chosen.step if chosen else None,
+        "lora_scale": None,
+        "lora_sha256": scores.sha256s[chosen] if chosen else None,
+        "rule": _rule(ranking, stage, pick),
+        "identity_metric": ranking.metric,
+        "picked_by_hand": pick is not None,
+        "metrics": {},
+        "runners_up": [],
+        "calibration": dict(calibration),
+    }
+    if chosen is None:
+        return record
+    scale = recommended_scale(scores, chosen, ranking.metric) if ranking.metric else 1.0
+    others = [other for other in finalists(ranking, stage, scores.candidates) if other != chosen]
+    return record | {
+        "lora_scale": scale,
+        "metrics": reported(scores, chosen, scale),
+        "runners_up": [_runner_up(scores, other) for other in others],
+    }
+
+
+def reported(scores: Scores, checkpoint: Checkpoint, scale: float = 1.0) -> dict[str, dict[str, Any]]:
+    """The report half's numbers of a checkpoint by metric, at this strength or, where it was not drawn so, at 1.
+
+    The identity metrics also carry `over_base_…`, the paired difference against the bare model.
+    """
+    drawn = any(scores.rows_of(checkpoint, REPORT, metric, scale) for metric in scores.metrics(REPORT))
+    used = scale if drawn else 1.0
+    result: dict[str, dict[str, Any]] = {}
+    for metric in scores.metrics(REPORT):
+        found = scores.estimate(checkpoint, REPORT, metric, used)
+        if found:
+            result[metric] = found._asdict()
+        if metric in (*FACELESS_IS_ZERO, "target_error", "style_similarity"):
+            ours = scores.clusters(checkpoint, REPORT, metric, used)
+            over_base = paired_difference(ours, scores.clusters(BASE_CHECKPOINT, REPORT, metric))
+            result |= {f"{metric}_over_base": over_base._asdict()} if over_base else {}
+    return result
+
+
+def _runner_up(scores: Scores, checkpoint: Checkpoint) -> dict[str, Any]:
+    return {
+        "variant": checkpoint.variant,
+        "phase": checkpoint.phase,
+        "step": checkpoint.step,
+        "lora_sha256": scores.sha256s[checkpoint],
+        "metrics": reported(scores, checkpoint),
+    }
+
+
+def _rule(ranking: Ranking, stage: ChoiceStage, pick: Checkpoint | None) -> str:
+    """One or two sentences: how the checkpoint was found, and which floors could not be held against anything."""
+    if ranking.metric is None or ranking.chosen is None:
+        text = f"no choice: {ranking.reason}"
+        return f"picked by hand ({pick}); otherwise {text}" if pick else text
+    among = f"{len(ranking.ranked)} checkpoints"
+    kept = [checkpoint for checkpoint in ranking.ranked if not ranking.failed.get(checkpoint)]
+    order = "lowest" if lower_is_better(ranking.metric) else "highest"
+    text = (
+        f"earliest of {among} within {stage.choice.standard_errors:g} standard error of the {order} {ranking.metric} "
+        f"on the select half ({ranking.best})"
+    )
+    if not kept:
+        misses = "; ".join(sorted({name.split(" ")[0] for names in ranking.failed.values() for name in names}))
+        text += f"; no checkpoint keeps all floors ({misses}), so none was applied"
+    elif len(kept) < len(ranking.ranked):
+        text += f"; {len(ranking.ranked) - len(kept)} checkpoints missed a floor"
+    if ranking.unmeasured:
+        text += f"; floors without a measurement: {', '.join(ranking.unmeasured)}"
+    if ranking.metric not in ("likeness", *METRICS_OF_RECIPE[stage.recipe][:1]):
+        text += f"; {ranking.metric} stands in for {METRICS_OF_RECIPE[stage.recipe][0]}"
+    return f"picked by hand ({pick}); the rule would take {ranking.chosen}: {text}" if pick else text

@@ -1,0 +1,25 @@
+"""How the training programs open the base model that the settings name."""
+
+from __future__ import annotations
+
+from likeness.config.base import ModelSource
+from likeness.klein.load import BaseModel
+
+
+def open_base(model: ModelSource, *, offline: bool, dtype: str = "float32", on_gpu: bool = False) -> BaseModel:
+    """Describe the base model, without loading any of its parts; `on_gpu` puts them on the GPU where there is one."""
+    return BaseModel(
+        model.source,
+        revision=model.revision,
+        offline=offline,
+        sha256=model.sha256,
+        dtype=dtype,
+        device=best_device() if on_gpu else "cpu",
+    )
+
+
+def best_device() -> str:
+    """The GPU that this job was given, else the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,140 @@
+"""The encoded samples in memory, and the batches that the loop asks for; nothing is read from disk while training.
+
+Axes: B samples, L target tokens, R reference tokens (of all references together), T text tokens, C latent channels,
+D embedding width, 4 position coordinates.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from likeness.config.training import MaskedLossSettings
+from likeness.errors import UserError
+from likeness.klein.ids import reference_ids, target_ids, text_ids
+from likeness.klein.latents import pack
+from likeness.store import Store
+from likeness.training.encode import read_tensors
+from likeness.training.losses import token_weights
+from likeness.training.plan import PlannedSample
+
+logger = logging.getLogger(__name__)
+Grid = tuple[int, int]
+Group = tuple[Grid, tuple[Grid, ...]]
+"""Grids (height, width in tokens) of the target and of each reference: what a micro-batch must share."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One encoded sample; tensors lie in main memory."""
+
+    sample_id: str
+    repeats: int
+    group: Group
+    latents_LC: torch.Tensor
+    references_RC: torch.Tensor
+    embedding_TD: torch.Tensor
+    weights_L: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One micro-batch on the device: clean latents, clean references (None without any), embeddings, loss weights, ids."""
+
+    latents_BLC: torch.Tensor
+    reference_BRC: torch.Tensor | None
+    embeddings_BTD: torch.Tensor
+    weights_BL: torch.Tensor
+    target_ids: torch.Tensor
+    text_ids: torch.Tensor
+    reference_ids: torch.Tensor | None
+
+
+@dataclass
+class TrainingData:
+    """All samples of a training by id, and the embedding of the empty caption."""
+
+    samples: dict[str, Sample]
+    empty_TD: torch.Tensor
+    device: torch.device
+    _ids: dict[Group, tuple[torch.Tensor, ...]] = field(default_factory=dict, init=False, repr=False)
+
+    def planned(self) -> list[PlannedSample]:
+        """What the order of training is made from."""
+        return [PlannedSample(one.sample_id, one.group, one.repeats) for one in self.samples.values()]
+
+    def batch(self, sample_ids: Sequence[str], without_caption: Sequence[bool]) -> Batch:
+        """Stack samples of one group; where `without_caption` is set, the caption is left empty."""
+        members = [self.samples[sample_id] for sample_id in sample_ids]
+        group = members[0].group
+        assert all(one.group == group for one in members), "a micro-batch must not mix groups"
+        texts = [
+            self.empty_TD if empty else one.embedding_TD for one, empty in zip(members, without_caption, strict=True)
+        ]
+        of_target, of_text, of_references = self._ids_of(group)
+        has_references = bool(group[1])
+        return Batch(
+            torch.stack([one.latents_LC for one in members]).to(self.device),
+            torch.stack([one.references_RC for one in members]).to(self.device) if has_references else None,
+            torch.stack(texts).to(self.device),
+            torch.stack([one.weights_L for one in members]).to(self.device),
+            of_target,
+            of_text,
+            of_references if has_references else None,
+        )
+
+    def _ids_of(self, group: Group) -> tuple[torch.Tensor, ...]:
+        if group not in self._ids:
+            ids = (target_ids(*group[0]), text_ids(self.empty_TD.shape[0]), reference_ids(group[1]))
+            self._ids[group] = tuple(one.to(self.device) for one in ids)
+        return self._ids[group]
+
+
+def load_samples(
+    rows: Sequence[Mapping[str, Any]], masked_loss: MaskedLossSettings, store: Store, device: torch.device
+) -> TrainingData:
+    """Read the tensors of ENCODED rows of one resolution; with `masked_loss` on, samples without a mask are warned of."""
+    masked = masked_loss.kind is not None
+    hashes = [row[name] for row in rows for name in ("latents_sha256", "embedding_sha256", "empty_embedding_sha256")]
+    hashes += [sha256 for row in rows for sha256 in row["reference_latents_sha256s"] or []]
+    hashes += [row["weight_sha256"] for row in rows if masked and row["weight_sha256"]]
+    tensors = read_tensors(store, hashes)
+    unmasked = [row["sample_id"] for row in rows if masked and not row["weight_sha256"]]
+    if unmasked:
+        logger.warning("%d of %d samples have no mask; their whole picture is learned", len(unmasked), len(rows))
+    samples = {row["sample_id"]: make_sample(row, tensors, masked_loss) for row in rows}
+    return TrainingData(samples, tensors[rows[0]["empty_embedding_sha256"]], device)
+
+
+def make_sample(row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], masked_loss: MaskedLossSettings) -> Sample:
+    """Bring one row's tensors into the form that batches are stacked from."""
+    latents_CHW = tensors[row["latents_sha256"]].float()
+    references = [tensors[sha256].float() for sha256 in row["reference_latents_sha256s"] or []]
+    packed = [pack(reference_CHW[None])[0] for reference_CHW in references]
+    latents_LC = pack(latents_CHW[None])[0].contiguous()
+    weights_L = torch.ones(latents_LC.shape[0])
+    if masked_loss.kind is not None and row["weight_sha256"]:
+        weights_L = token_weights(tensors[row["weight_sha256"]].flatten(), masked_loss.unmasked_weight)
+    if not weights_L.sum() > 0:
+        raise UserError(
+            f"sample {row['sample_id'][:12]}…: nothing of its mask lies inside the training crop, and "
+            "training.masked_loss.unmasked_weight is 0. Raise unmasked_weight, or drop the photo with that sample id "
+            "(decisions.parquet names it)."
+        )
+    return Sample(
+        row["sample_id"],
+        row["repeats"],
+        (grid_of(latents_CHW), tuple(grid_of(reference_CHW) for reference_CHW in references)),
+        latents_LC,
+        torch.cat(packed) if packed else torch.zeros(0, latents_LC.shape[1]),
+        tensors[row["embedding_sha256"]],
+        weights_L,
+    )
+
+
+def grid_of(latents_CHW: torch.Tensor) -> Grid:
+    return int(latents_CHW.shape[1]), int(latents_CHW.shape[2])

@@ -1,0 +1,267 @@
+"""Encode what training reads: latents of targets and references, text embeddings, and loss weights, each a stored item.
+
+Neither VAE nor text encoder is needed afterwards. Items hang on the bytes of the picture, the caption, the bucket and
+the base model, so phases and subjects share them, and a later phase on a subset of the samples computes nothing; torch
+is imported at the first miss. Pictures go through the VAE in float32 and captions through the text encoder in the type
+of its file, wherever that happens.
+
+Axes: C channels, H and W (of tokens for latents), T text tokens, D embedding width.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from likeness.config.training import BucketSettings, EncodeStage
+from likeness.errors import UserError
+from likeness.klein.load import BaseModel
+from likeness.photos.images import ImageRef, read_images
+from likeness.program import as_about
+from likeness.store import Store, item_key, sha256_of_bytes
+from likeness.tables import ENCODED, MANIFEST, read_rows, write_table
+from likeness.training.base import open_base
+from likeness.training.buckets import Size, assign_bucket, bucket_sizes, cover_and_crop
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+VERSION = 1
+LATENTS, REFERENCES, EMBEDDINGS, WEIGHTS = "latents", "reference-latents", "embeddings", "loss-weights"
+FILE = "tensor.safetensors"
+TENSOR = "tensor"
+LARGEST_ENLARGEMENT = 1.5
+"""Photos that are enlarged more than this are named in a warning: they teach blur."""
+
+logger = logging.getLogger(__name__)
+
+
+def encode_samples(stage: EncodeStage, manifest: Path, images: Path, store: Store, output: Path) -> int:
+    """Encode every row of a manifest and write the ENCODED table; returns how many models were loaded.
+
+    Raises UserError for a photo that changed since it was indexed, is missing, or whose mask leaves nothing to learn.
+    """
+    rows = read_rows(manifest, MANIFEST)
+    encoder = SampleEncoder(stage, store, {image.sha256: image for image in reversed(read_images(images))})
+    pictures = [encoder.pictures_of(row, buckets) for buckets in stage.buckets for row in rows]
+    encoder.release_vae()
+    texts = {caption: encoder.embedding(caption) for caption in dict.fromkeys(["", *(row["caption"] for row in rows)])}
+    encoded = [
+        {
+            **of_picture,
+            "embedding_sha256": texts[row["caption"]],
+            "empty_embedding_sha256": texts[""],
+            "repeats": row["repeats"],
+        }
+        for of_picture, row in zip(pictures, [row for _ in stage.buckets for row in rows], strict=True)
+    ]
+    about = as_about(
+        "encoded", VERSION, stage.model_dump(mode="json", exclude={"base_model"}), base=encoder.fingerprint
+    )
+    write_table(output, ENCODED, encoded, about)
+    return encoder.models_loaded
+
+
+@dataclass
+class SampleEncoder:
+    """Makes the items of samples; `images` maps the sha256 of each usable image to where it lies."""
+
+    stage: EncodeStage
+    store: Store
+    images: Mapping[str, ImageRef]
+    models_loaded: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        resolutions = [buckets.resolution_px for buckets in self.stage.buckets]
+        if len(set(resolutions)) != len(resolutions):
+            raise UserError(
+                f"training.buckets: variants ask for different buckets of the same resolution_px {resolutions}. "
+                "Give variants with other bucket settings another resolution_px."
+            )
+
+    @cached_property
+    def base(self) -> BaseModel:
+        return open_base(self.stage.base_model, offline=self.stage.offline)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return self.base.fingerprint
+
+    def pictures_of(self, row: Mapping[str, Any], buckets: BucketSettings) -> dict[str, Any]:
+        """The columns of ENCODED that come from a manifest row's target, references and mask."""
+        target = self.image_of(row["image_sha256"])
+        if not target.width_px or not target.height_px:
+            raise UserError(f"{target.path}: its size is missing from the images table. Run the photos stage again.")
+        size = assign_bucket(target.width_px, target.height_px, bucket_sizes(buckets, self.base.token_px))
+        warn_of_enlargement(target, size)
+        max_pixels = buckets.reference_resolution_px**2 if buckets.reference_resolution_px else None
+        references = [self.reference(self.image_of(sha256), max_pixels) for sha256 in row["reference_sha256s"] or []]
+        mask_sha256 = row["mask_sha256"] if self.stage.mask_kind is not None else None
+        return {
+            "sample_id": row["sample_id"],
+            "resolution_px": buckets.resolution_px,
+            "width_px": size[0],
+            "height_px": size[1],
+            "latents_sha256": self.target(target, size),
+            "reference_latents_sha256s": references,
+            "weight_sha256": self.weights(target, mask_sha256, size) if mask_sha256 else None,
+        }
+
+    def image_of(self, sha256: str) -> ImageRef:
+        if sha256 not in self.images:
+            raise UserError(
+                f"the manifest names an image with sha256 {sha256[:12]}… that the images table does not have. "
+                "Run the pipeline from the photos stage again."
+            )
+        return self.images[sha256]
+
+    def target(self, image: ImageRef, size: Size) -> str:
+        """Latents_CHW of a target, brought to its bucket."""
+        return self.item(LATENTS, [image.sha256, *size], lambda: self._encode_target(image, size))
+
+    def reference(self, image: ImageRef, max_pixels: int | None) -> str:
+        """Latents_CHW of a reference at its own size, capped to `max_pixels` (None: to the pipeline's own cap)."""
+        return self.item(REFERENCES, [image.sha256, max_pixels], lambda: self._encode_reference(image, max_pixels))
+
+    def embedding(self, caption: str) -> str:
+        """Embedding_TD of a caption; "" stands for caption dropout."""
+        return self.item(EMBEDDINGS, sha256_of_bytes(caption.encode()), lambda: self._encode_caption(caption))
+
+    def weights(self, image: ImageRef, mask_sha256: str, size: Size) -> str:
+        """Mask_HW on the token grid: the share of each token that lies inside, 0..1."""
+        content = [mask_sha256, image.width_px, image.height_px, *size, self.base.token_px]
+        key = item_key(WEIGHTS, VERSION, None, "", content)
+        item = self.store.load_or_compute(WEIGHTS, key, lambda: self._average_mask(image, mask_sha256, size))
+        if item.record["largest"] == 0 and 0 in self.stage.unmasked_weights:
+            raise UserError(
+                f"{image.path}: nothing of its mask lies inside the training crop of {size[0]}×{size[1]} px, and "
+                "training.masked_loss.unmasked_weight is 0, so there is nothing to learn from it. "
+                "Drop it (never:), correct its mask, or raise unmasked_weight or buckets.max_aspect."
+            )
+        return item.files[FILE]
+
+    def item(self, stage: str, content: Any, compute: Any) -> str:
+        """The sha256 of an item's one tensor file, made by `compute() -> tensor` where it is not in the store."""
+        key = item_key(stage, VERSION, None, self.fingerprint, content)
+        return self.store.load_or_compute(stage, key, lambda: ({}, {FILE: tensor_bytes(compute())})).files[FILE]
+
+    def release_vae(self) -> None:
+        """Free the VAE before the text encoder is loaded."""
+        if "vae_base" in self.__dict__:
+            self.vae_base.release("vae")
+
+    @cached_property
+    def vae_base(self) -> BaseModel:
+        self.models_loaded += 1
+        return open_base(self.stage.base_model, offline=self.stage.offline, on_gpu=True)
+
+    @cached_property
+    def text_base(self) -> BaseModel:
+        self.models_loaded += 1
+        config = self.base.config_of("text_encoder")
+        dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
+        return open_base(self.stage.base_model, offline=self.stage.offline, dtype=dtype, on_gpu=True)
+
+    def _encode_target(self, image: ImageRef, size: Size) -> torch.Tensor:
+        import torch
+
+        from likeness.klein.latents import encode_images
+
+        pixels_HWC = cover_and_crop(read_checked(image), size)
+        image_CHW = torch.from_numpy(pixels_HWC.copy()).permute(2, 0, 1).float() / 127.5 - 1.0
+        return encode_images(self.vae_base.vae, image_CHW[None])[0]
+
+    def _encode_reference(self, image: ImageRef, max_pixels: int | None) -> torch.Tensor:
+        from PIL import Image
+
+        from likeness.klein.ids import REFERENCE_MAX_PIXELS, preprocess_reference
+        from likeness.klein.latents import encode_images
+
+        picture = Image.fromarray(read_checked(image))
+        try:
+            image_CHW = preprocess_reference(picture, self.base.token_px, max_pixels or REFERENCE_MAX_PIXELS)
+        except ValueError as error:
+            raise UserError(f"{image.path}: {error}. Drop the pair or give a larger reference.") from error
+        return encode_images(self.vae_base.vae, image_CHW[None])[0]
+
+    def _encode_caption(self, caption: str) -> torch.Tensor:
+        from likeness.klein.text import encode_prompts
+
+        return encode_prompts(self.text_base, [caption])[0]
+
+    def _average_mask(self, image: ImageRef, mask_sha256: str, size: Size) -> tuple[dict[str, Any], dict[str, bytes]]:
+        mask_HW = read_mask(self.store, mask_sha256, image)
+        weights_HW = mask_on_tokens(cover_and_crop(mask_HW, size), self.base.token_px)
+        return {"largest": float(weights_HW.max())}, {FILE: tensor_bytes(weights_HW)}
+
+
+def mask_on_tokens(mask_HW: np.ndarray, token_px: int) -> torch.Tensor:
+    """Average an 8-bit mask over the area of each token: float32 (H / token_px, W / token_px), 0..1."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels_11HW = torch.from_numpy(mask_HW.copy())[None, None].float() / 255.0
+    grid = (mask_HW.shape[0] // token_px, mask_HW.shape[1] // token_px)
+    return interpolate(pixels_11HW, size=grid, mode="area")[0, 0]
+
+
+def read_checked(image: ImageRef) -> np.ndarray:
+    """Read a photo as image_HWC, after checking that its bytes are those that were indexed."""
+    from likeness.photos.load import decode_photo, read_photo_bytes
+
+    data = read_photo_bytes(image.path)
+    if sha256_of_bytes(data) != image.sha256:
+        raise UserError(f"{image.path}: the file changed since it was indexed. Run the pipeline again from the start.")
+    return decode_photo(data, image.path)
+
+
+def read_mask(store: Store, mask_sha256: str, image: ImageRef) -> np.ndarray:
+    """Read a stored mask as (H, W) uint8; UserError where it is not on the photo's own grid."""
+    import numpy as np
+    from PIL import Image
+
+    mask_HW = np.asarray(Image.open(io.BytesIO(store.read_blob(mask_sha256))).convert("L"))
+    if mask_HW.shape != (image.height_px, image.width_px):
+        raise UserError(
+            f"{image.path}: its mask has {mask_HW.shape[1]}×{mask_HW.shape[0]} px, but the photo has "
+            f"{image.width_px}×{image.height_px} px. Masks lie on the photo's own grid; make the mask anew."
+        )
+    return mask_HW
+
+
+def warn_of_enlargement(image: ImageRef, size: Size) -> None:
+    """Warn of a photo much smaller than its bucket."""
+    scale = max(size[0] / (image.width_px or 1), size[1] / (image.height_px or 1))
+    if scale > LARGEST_ENLARGEMENT:
+        logger.warning(
+            "%s: %s×%s px are enlarged %.1f-fold to the bucket %d×%d; it will teach blur",
+            *(image.path, image.width_px, image.height_px, scale, *size),
+        )
+
+
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """Write one tensor as safetensors bytes."""
+    from safetensors.torch import save
+
+    return save({TENSOR: tensor.detach().cpu().contiguous()})
+
+
+def read_tensors(store: Store, hashes: Sequence[str]) -> dict[str, torch.Tensor]:
+    """Read encoded tensors by their sha256; UserError says how to make a damaged or deleted one anew."""
+    from safetensors.torch import load
+
+    found: dict[str, torch.Tensor] = {}
+    for sha256 in dict.fromkeys(hashes):
+        try:
+            found[sha256] = load(store.read_blob(sha256))[TENSOR]
+        except UserError as error:
+            raise UserError(
+                f"{error} Encoded samples are made by encode_samples: delete the encoded table of this phase first."
+            ) from error
+    return found

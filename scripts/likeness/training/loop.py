@@ -1,0 +1,144 @@
+"""Flow matching, one optimizer step after the other.
+
+A clean latent x and noise e meet at level sigma, (1 − sigma)·x + sigma·e; the model learns the velocity e − x on the
+target's tokens (arXiv:2209.03003). All randomness is addressed by (seed, step, sample, occurrence), so neither a resume
+nor another split into micro-batches changes it, and noise is drawn on the CPU so that the device does not either.
+
+Axes: B samples, L target tokens, C latent channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from likeness.config.training import TrainingSettings
+from likeness.errors import UserError
+from likeness.klein.velocity import predict_velocity
+from likeness.training.data import Batch, TrainingData
+from likeness.training.losses import velocity_loss
+from likeness.training.noise import generator_for
+from likeness.training.plan import Plan
+from likeness.training.records import LogRow
+from likeness.training.schedule import lr_at
+from likeness.training.sigmas import draw_sigma, shift_for
+
+
+@dataclass
+class Training:
+    """A training in memory; `step` is the number of completed optimizer steps, everywhere."""
+
+    transformer: Any
+    weights: dict[str, torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    data: TrainingData
+    settings: TrainingSettings
+    scheduler_config: Mapping[str, Any]
+    step: int = 0
+    log: list[LogRow] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.plan = Plan(self.data.planned(), self.settings.batch_size, self.settings.seed)
+        self.places = {sample_id: place for place, sample_id in enumerate(sorted(self.data.samples))}
+
+
+def train(training: Training, last_step: int, on_step: Callable[[Training], None]) -> None:
+    """Train up to `last_step`, calling `on_step` after every step, when log and weights are those of that step."""
+    while training.step < last_step:
+        training.log.append(train_step(training))
+        training.step += 1
+        on_step(training)
+
+
+def train_step(training: Training) -> LogRow:
+    """One optimizer step over all its micro-batches; raises UserError before the update where the loss is not finite."""
+    settings, step = training.settings, training.step
+    batches = training.plan.step_batches(step, settings.gradient_accumulation)
+    drawn = draw_samples(training, batches)
+    count = sum(len(ids) for ids in batches)
+    loss_sum = torch.zeros((), device=training.data.device)
+    for ids, draws in zip(batches, drawn, strict=True):
+        batch = training.data.batch(ids, [draw.without_caption for draw in draws])
+        noise_BLC = torch.stack([draw.noise_LC for draw in draws]).to(training.data.device)
+        sigma_B = torch.tensor([draw.sigma for draw in draws], device=training.data.device)
+        predicted_BLC = predict(training.transformer, batch, noise_BLC, sigma_B)
+        terms, _ = velocity_loss(predicted_BLC, noise_BLC - batch.latents_BLC, batch.weights_BL, count)
+        loss = torch.stack(list(terms.values())).sum()
+        loss.backward()
+        loss_sum += loss.detach()
+    grad_norm = torch.nn.utils.clip_grad_norm_(training.weights.values(), settings.max_grad_norm)
+    loss_value, norm_value = torch.stack([loss_sum, grad_norm]).tolist()
+    ids_of_step = [sample_id for ids in batches for sample_id in ids]
+    check_finite(loss_value, norm_value, step + 1, ids_of_step)
+    learning_rate = lr_at(step, settings.schedule, settings.learning_rate, settings.steps)
+    for group in training.optimizer.param_groups:
+        group["lr"] = learning_rate
+    training.optimizer.step()
+    training.optimizer.zero_grad(set_to_none=True)
+    sigma_mean = math.fsum(draw.sigma for draws in drawn for draw in draws) / count
+    return LogRow(loss_value, learning_rate, norm_value, sigma_mean, [training.places[one] for one in ids_of_step])
+
+
+def predict(transformer: Any, batch: Batch, noise_BLC: torch.Tensor, sigma_B: torch.Tensor) -> torch.Tensor:
+    """The velocity that the model sees in a noised micro-batch."""
+    noisy_BLC = torch.lerp(batch.latents_BLC, noise_BLC, sigma_B[:, None, None])
+    return predict_velocity(
+        transformer,
+        noisy_BLC,
+        sigma_B,
+        batch.embeddings_BTD,
+        batch.target_ids,
+        batch.text_ids,
+        batch.reference_BRC,
+        batch.reference_ids,
+    )
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides for one sample of one step."""
+
+    noise_LC: torch.Tensor
+    sigma: float
+    without_caption: bool
+
+
+def draw_samples(training: Training, batches: Sequence[Sequence[str]]) -> list[list[Draw]]:
+    """Draw noise, noise level and caption dropout for every sample of a step."""
+    seen: Counter[str] = Counter()
+    drawn = []
+    for ids in batches:
+        draws = []
+        for sample_id in ids:
+            draws.append(draw_sample(training, sample_id, seen[sample_id]))
+            seen[sample_id] += 1
+        drawn.append(draws)
+    return drawn
+
+
+def draw_sample(training: Training, sample_id: str, occurrence: int) -> Draw:
+    """Draw for one sample; `occurrence` counts how often it was already seen within the step."""
+    settings = training.settings
+    generator = generator_for(settings.seed, "sample", training.step, sample_id, occurrence)
+    shape = training.data.samples[sample_id].latents_LC.shape
+    without_caption = bool(generator.random() < settings.caption_dropout)
+    sigma = draw_sigma(settings.sigma, generator, shift_for(settings.sigma, shape[0], training.scheduler_config))
+    noise_LC = torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
+    return Draw(noise_LC, sigma, without_caption)
+
+
+def check_finite(loss: float, grad_norm: float, step: int, sample_ids: Sequence[str]) -> None:
+    """Raise UserError where loss or gradient are not finite; nothing was updated then."""
+    if math.isfinite(loss) and math.isfinite(grad_norm):
+        return
+    raise UserError(
+        f"step {step}: the loss is {loss} and the gradient norm {grad_norm}; training stopped before they reached the adapter. "
+        f"Samples of the step: {', '.join(one[:12] for one in dict.fromkeys(sample_ids))}. "
+        "Lower learning_rate, or set precision: float32; the last good checkpoint is kept."
+    )

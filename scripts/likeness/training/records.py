@@ -1,0 +1,164 @@
+"""What a training leaves in the store while it runs: a folder of records, each written last and checked by hash.
+
+A record says how far the training was (its log rows so far), which checkpoint was saved there (a file of the store, by
+sha256), and which resume state lies beside it. Whatever does not match its hash counts as absent, so a training goes on
+from the last good state, and one that is killed at any moment loses only the steps since then. This module imports
+nothing heavy: a finished training is recognised without loading torch.
+
+    <store>/trainings/<key>/record-000250.json, state-000250.safetensors, lock
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from filelock import FileLock, Timeout
+
+from likeness.store import Store, canonical_json, sha256_of_bytes, sha256_of_file, write_atomically
+
+logger = logging.getLogger(__name__)
+KEPT_STATES = 2
+"""Resume states that are kept: the last one, and the one before it in case that is damaged."""
+
+
+class LogRow(NamedTuple):
+    """One optimizer step; `samples` are places in the sorted list of sample ids."""
+
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    sigma_mean: float
+    samples: list[int]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A training after `step` completed optimizer steps; hashes are None where nothing was saved at that step."""
+
+    step: int
+    log: list[LogRow]
+    checkpoint_sha256: str | None
+    state_sha256: str | None
+    scalars: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """The records of one training."""
+
+    folder: Path
+    store: Store
+
+    def records(self) -> dict[int, Record]:
+        """All good records by step, in order."""
+        found = (self._read(path) for path in sorted(self.folder.glob("record-*.json")))
+        return {record.step: record for record in found if record is not None}
+
+    def checkpoints(self) -> dict[int, str]:
+        """The sha256 of every checkpoint whose file is in the store and undamaged, by step."""
+        found: dict[int, str] = {}
+        for step, record in self.records().items():
+            sha256 = record.checkpoint_sha256
+            if sha256 is not None and self._is_good(self.store.blob_path(sha256), sha256):
+                found[step] = sha256
+        return found
+
+    def last_state(self, up_to: int) -> Record | None:
+        """The record of the latest good resume state at or before a step."""
+        for step, record in sorted(self.records().items(), reverse=True):
+            if step <= up_to and record.state_sha256 and self._is_good(self.state_path(step), record.state_sha256):
+                return record
+        return None
+
+    def log_up_to(self, step: int) -> list[LogRow] | None:
+        """The log rows of steps 1 to `step`, or None where no record reaches so far."""
+        reaching = [record for record in self.records().values() if record.step >= step]
+        return reaching[0].log[:step] if reaching else None
+
+    def save(
+        self,
+        step: int,
+        log: Sequence[LogRow],
+        checkpoint_sha256: str | None,
+        state: bytes,
+        scalars: Mapping[str, Any],
+    ) -> None:
+        """Write the resume state, then the record that vouches for it, then drop states that are no longer needed."""
+        earlier = self._read(self._record_path(step)) if self._record_path(step).exists() else None
+        if checkpoint_sha256 is None and earlier is not None:
+            checkpoint_sha256 = earlier.checkpoint_sha256
+        write_atomically(self.state_path(step), state)
+        body = {
+            "step": step,
+            "log": [list(row) for row in log],
+            "checkpoint_sha256": checkpoint_sha256,
+            "state_sha256": sha256_of_bytes(state),
+            "scalars": dict(scalars),
+        }
+        digest = sha256_of_bytes(canonical_json(body).encode())
+        write_atomically(self._record_path(step), canonical_json({**body, "sha256": digest}).encode())
+        self._drop_states_before(step)
+
+    def state_path(self, step: int) -> Path:
+        return self.folder / f"state-{step:06d}.safetensors"
+
+    def _record_path(self, step: int) -> Path:
+        return self.folder / f"record-{step:06d}.json"
+
+    def _drop_states_before(self, step: int) -> None:
+        earlier = [path for path in sorted(self.folder.glob("state-*.safetensors")) if path <= self.state_path(step)]
+        for path in earlier[:-KEPT_STATES]:
+            path.unlink(missing_ok=True)
+
+    def _read(self, path: Path) -> Record | None:
+        try:
+            body = json.loads(path.read_bytes())
+            digest = body.pop("sha256")
+            if digest != sha256_of_bytes(canonical_json(body).encode()):
+                raise ValueError("its hash does not match")
+            return Record(**{**body, "log": [LogRow(*row) for row in body["log"]]})
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("%s is ignored: %s", path.name, error)
+            return None
+
+    def _is_good(self, path: Path, sha256: str) -> bool:
+        if not path.exists():
+            return False
+        if sha256_of_file(path) == sha256:
+            return True
+        logger.warning("%s is damaged and ignored", path.name)
+        path.unlink(missing_ok=True)
+        return False
+
+
+@contextlib.contextmanager
+def open_folder(store: Store, key: str) -> Iterator[TrainingFolder]:
+    """Hold the training's lock, waiting for another job that trains the same, and clear what a killed job left half-written."""
+    folder = store.root / "trainings" / key
+    folder.mkdir(parents=True, exist_ok=True)
+    with held(folder / "lock", "another job trains exactly this"):
+        for path in folder.glob(".*"):
+            path.unlink(missing_ok=True)
+        yield TrainingFolder(folder, store)
+
+
+@contextlib.contextmanager
+def held(path: Path, why: str) -> Iterator[None]:
+    """Hold an advisory lock; it is freed by the system when the process ends in any way."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("waiting: %s", why)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

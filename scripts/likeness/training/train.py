@@ -1,0 +1,191 @@
+"""A whole training as one item of the store: found finished, continued, or trained, and its files put in their place.
+
+The key holds all that decides the bytes of a checkpoint: the encoded samples with their ids and repeats, the settings,
+the base model and the weights it starts from. With a constant schedule the number of steps is not among them, so more
+steps continue where fewer ended, and fewer are read off. This module imports torch only when there is a step to train.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from likeness.config.training import TrainingSettings, TrainStage
+from likeness.errors import UserError
+from likeness.klein.load import check_trainable
+from likeness.program import as_about
+from likeness.store import Store, item_key, sha256_of_bytes, sha256_of_file, write_atomically
+from likeness.tables import ENCODED, LOG, MANIFEST, read_rows, write_table
+from likeness.training.base import open_base
+from likeness.training.records import LogRow, TrainingFolder, held, open_folder
+
+VERSION = 1
+logger = logging.getLogger(__name__)
+CONTENT = (
+    "sample_id",
+    "latents_sha256",
+    "reference_latents_sha256s",
+    "embedding_sha256",
+    "weight_sha256",
+    "empty_embedding_sha256",
+    "repeats",
+)
+
+
+@dataclass(frozen=True)
+class Start:
+    """The weights that a training starts from; None for a fresh adapter."""
+
+    path: Path
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How many optimizer steps were computed, how many were found in the store, and whether the model was loaded."""
+
+    computed: int
+    reused: int
+    models_loaded: int
+
+
+def train_lora(
+    stage: TrainStage, manifest: Path, encoded: Path, previous: Path | None, store: Store, output_folder: Path
+) -> Outcome:
+    """Train one phase of one variant and write log.parquet, steps.json and the step files.
+
+    `previous` is the steps.json of the phase before. Raises UserError for a distilled base, a stale encoded table,
+    weights that do not fit, or a loss that is not finite.
+    """
+    settings = stage.training
+    base = open_base(stage.base_model, offline=stage.offline)
+    check_trainable(base, settings.allow_distilled)
+    rows = rows_to_train(manifest, encoded, settings)
+    start = find_start(stage.init, previous, store)
+    key = training_key(rows, settings, base.fingerprint, start)
+    with open_folder(store, key) as folder:
+        missing = missing_steps(folder, settings)
+        computed = compute(folder, stage, rows, start, missing, key) if missing else 0
+        with held(output_lock(store, output_folder), f"another job writes {output_folder}"):
+            place_files(folder, settings, [row["sample_id"] for row in rows], base.fingerprint, output_folder)
+    return Outcome(computed, max(0, settings.steps - computed), 1 if missing else 0)
+
+
+def rows_to_train(manifest: Path, encoded: Path, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """The ENCODED rows of the training's resolution, sorted by sample id; UserError where they are not the manifest's."""
+    wanted = {row["sample_id"]: row["repeats"] for row in read_rows(manifest, MANIFEST)}
+    resolution_px = settings.buckets.resolution_px
+    rows = [row for row in read_rows(encoded, ENCODED) if row["resolution_px"] == resolution_px]
+    if not wanted:
+        raise UserError(
+            f"{manifest}: the phase has no sample, so there is nothing to train. "
+            "Loosen its `where` or the quality limits; decisions.parquet says why each photo was dropped."
+        )
+    if {row["sample_id"]: row["repeats"] for row in rows} != wanted:
+        raise UserError(
+            f"{encoded}: it has {len(rows)} samples at resolution_px {resolution_px}, which are not the {len(wanted)} of {manifest}. "
+            "Delete it and run again; it is made anew from the store."
+        )
+    return sorted(rows, key=lambda row: row["sample_id"])
+
+
+def find_start(init: str, previous: Path | None, store: Store) -> Start | None:
+    """Find the weights to start from: the last step of the previous phase, a LoRA file, or none for a fresh adapter."""
+    if init == "scratch" or (init == "previous" and previous is None):
+        return None
+    if init != "previous":
+        path = Path(init)
+        if not path.is_file():
+            raise UserError(f"phases.init: {init!r} is no file. Give the path of a LoRA, previous, or scratch.")
+        return Start(path, sha256_of_file(path))
+    assert previous is not None
+    try:
+        steps = json.loads(previous.read_text("utf-8"))
+        last = max(steps, key=lambda entry: entry["step"])
+        path, sha256 = previous.parent / last["file"], last["sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{previous}: not the list of steps of a training ({error}). Train the phase before again."
+        ) from error
+    store.restore(sha256, path)
+    return Start(path, sha256)
+
+
+def training_key(
+    rows: Sequence[Mapping[str, Any]], settings: TrainingSettings, fingerprint: str, start: Start | None
+) -> str:
+    """Name a training by all that decides its bytes; `rows` sorted by sample id."""
+    values = settings.model_dump(mode="json", exclude={"save_every", "buckets", "allow_distilled", "alpha"})
+    values["alpha"] = settings.resolved_alpha
+    if settings.schedule.name == "constant":
+        del values["steps"]
+    masked, dropout = settings.masked_loss.kind is not None, settings.caption_dropout > 0
+    left_out = set() if masked else {"weight_sha256"}
+    left_out |= set() if dropout else {"empty_embedding_sha256"}
+    content = [{name: row[name] for name in CONTENT if name not in left_out} for row in rows]
+    return item_key("training", VERSION, values, fingerprint, [content, start.sha256 if start else None])
+
+
+def wanted_steps(settings: TrainingSettings) -> list[int]:
+    """The steps that have a checkpoint: every `save_every`, and the last."""
+    return sorted({*range(settings.save_every, settings.steps + 1, settings.save_every), settings.steps})
+
+
+def missing_steps(folder: TrainingFolder, settings: TrainingSettings) -> list[int]:
+    """The wanted steps whose checkpoint is not in the store."""
+    checkpoints = folder.checkpoints()
+    return [step for step in wanted_steps(settings) if step not in checkpoints]
+
+
+def compute(
+    folder: TrainingFolder,
+    stage: TrainStage,
+    rows: Sequence[Mapping[str, Any]],
+    start: Start | None,
+    missing: Sequence[int],
+    key: str,
+) -> int:
+    """Train from the last good state until no wanted checkpoint is missing; returns the number of steps computed."""
+    from likeness.training.run import run_training
+
+    settings = stage.training
+    base = open_base(stage.base_model, offline=stage.offline, dtype=settings.precision, on_gpu=True)
+    return run_training(folder, base, settings, rows, start.path if start else None, missing, key)
+
+
+def output_lock(store: Store, output_folder: Path) -> Path:
+    """The lock of an output folder; it lies in the store, so that results hold nothing but results."""
+    return store.root / "locks" / sha256_of_bytes(str(output_folder.resolve()).encode())[:16]
+
+
+def place_files(
+    folder: TrainingFolder, settings: TrainingSettings, sample_ids: Sequence[str], fingerprint: str, output_folder: Path
+) -> None:
+    """Put the wanted step files into the output folder, remove others, and write log.parquet and steps.json."""
+    checkpoints = folder.checkpoints()
+    log = folder.log_up_to(settings.steps)
+    assert log is not None
+    steps = [
+        {"step": step, "file": f"step-{step:06d}.safetensors", "sha256": checkpoints[step]}
+        for step in wanted_steps(settings)
+    ]
+    for entry in steps:
+        folder.store.restore(entry["sha256"], output_folder / entry["file"])
+    for path in sorted(output_folder.glob("step-*.safetensors")):
+        if path.name not in {entry["file"] for entry in steps}:
+            path.unlink()
+    about = as_about("training", VERSION, settings, base=fingerprint)
+    write_table(output_folder / "log.parquet", LOG, log_rows(log, sorted(sample_ids)), about)
+    write_atomically(output_folder / "steps.json", (json.dumps(steps, indent=1, sort_keys=True) + "\n").encode())
+
+
+def log_rows(log: Sequence[LogRow], sample_ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Log rows as the LOG table has them, sample places replaced by ids."""
+    return [
+        {"step": index + 1, **row._asdict(), "samples": [sample_ids[place] for place in row.samples]}
+        for index, row in enumerate(log)
+    ]

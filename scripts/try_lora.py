@@ -1,0 +1,66 @@
+"""Draw one image with a subject's published LoRA.
+
+An edit also needs `--reference`: the picture to change first, then further references.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+from likeness.config.evaluation import ScoreStage
+from likeness.errors import UserError, nearest
+from likeness.program import read_settings, run, set_threads
+from likeness.store import Store
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--name", required=True, help="name of the subject")
+    parser.add_argument("--prompt", required=True, help="may contain {trigger} and {class}")
+    parser.add_argument("--scale", type=float, default=1.0, help="strength of the LoRA; 0 draws with the bare base")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--reference", type=Path, nargs="*", default=[], help="an edit's source and further references")
+    parser.add_argument("--output", type=Path, default=None, help="PNG; default results/NAME/try.png")
+    parser.add_argument("--folder", type=Path, default=Path(), help="the project's folder")
+    args = parser.parse_args()
+    output = args.output.resolve() if args.output else Path("results", args.name, "try.png")
+    sources = [path.resolve() for path in args.reference]
+    os.chdir(args.folder)
+
+    from likeness.evaluation.once import draw_once, image_of, size_for
+    from likeness.workflow import Plan
+
+    if not args.name or not args.prompt:
+        raise UserError('give NAME and PROMPT, for example: make try NAME=jane PROMPT="{trigger} {class} in a garden"')
+    plan = Plan.load([], {})
+    if args.name not in plan.subjects:
+        raise UserError(f"no subject {args.name!r}; {nearest(args.name, plan.subjects)}")
+    stage = read_settings(plan.score_base(SimpleNamespace(subject=args.name)), ScoreStage)
+    set_threads(stage.evaluation.cpu_threads)
+    lora = Path("results") / args.name / "lora" / f"{args.name}.safetensors"
+    if args.scale and not lora.is_file():
+        raise UserError(
+            f"{lora}: {args.name} has no published LoRA yet. Run: python -m snakemake --cores all {args.name}"
+        )
+    if stage.kind == "pairs" and not args.reference:
+        raise UserError(f"{args.name} is an edit: give --reference with the picture to change")
+    references = [image_of(path) for path in sources]
+    draw_once(
+        stage,
+        Store(Path(plan.store)),
+        lora if args.scale else None,
+        args.prompt,
+        output,
+        scale=args.scale,
+        seed=args.seed,
+        references=references,
+        size_px=size_for(stage, references),
+    )
+    print(f"wrote {output}")
+
+
+if __name__ == "__main__":
+    run(main)
