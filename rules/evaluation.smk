@@ -19,7 +19,7 @@ rule score_base:
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
-        gpu=1,
+        gpu=plan.project.gpus_per_job,
     params:
         stage=plan.score_base,
         store=plan.store,
@@ -53,7 +53,7 @@ rule score_checkpoints:
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
-        gpu=1,
+        gpu=plan.project.gpus_per_job,
     params:
         stage=plan.score_checkpoints,
         store=plan.store,
@@ -89,7 +89,7 @@ rule score_files:
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
-        gpu=1,
+        gpu=plan.project.gpus_per_job,
     params:
         stage=plan.score_checkpoints,
         store=plan.store,
@@ -126,7 +126,7 @@ rule score_finalists:
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
-        gpu=1,
+        gpu=plan.project.gpus_per_job,
     params:
         stage=plan.score_finalists,
         store=plan.store,

@@ -17,7 +17,7 @@ rule encode_samples:
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
-        gpu=1,
+        gpu=plan.project.gpus_per_job,
     params:
         stage=plan.encode_samples,
         store=plan.store,
@@ -52,7 +52,7 @@ rule train_lora:
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
-        gpu=1,
+        gpu=plan.project.gpus_per_job,
     params:
         stage=plan.train_lora,
         store=plan.store,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import yaml
 
-from likeness.program import parser_for, run
+from likeness.config.report import PageStage
+from likeness.program import parser_for, read_settings, run
 from likeness.store import write_atomically
 
 
@@ -15,7 +15,7 @@ def main() -> None:
     parser = parser_for(__doc__)
     parser.add_argument("--output", required=True, type=Path, help="YAML file to write")
     args = parser.parse_args()
-    settings = json.loads(args.settings)["settings"]
+    (settings,) = read_settings(args.settings, PageStage).subjects.values()
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120)
     write_atomically(args.output, f"# All settings of this subject after every layer was merged.\n{text}".encode())
 

@@ -26,6 +26,7 @@ from likeness.config.masks import MaskStage
 from likeness.config.phases import DecisionStage
 from likeness.config.photos import PhotoStage
 from likeness.config.quality import QualityStage
+from likeness.config.report import PageStage
 from likeness.config.subject import MINIATURE, Subject
 from likeness.config.training import EncodeStage, TrainStage
 from likeness.photos.names import list_photos, shard_of
@@ -177,15 +178,11 @@ class Plan:
 
     def miniature_base(self, wildcards: Any) -> list[str]:
         """The manifest of the drawn world's base model, where this subject uses it."""
-        return (
-            [f"{MODELS}/base.json"] if self.subjects[wildcards.subject].base_model.source == MINIATURE else []
-        )
+        return [f"{MODELS}/base.json"] if self.subjects[wildcards.subject].base_model.source == MINIATURE else []
 
     def miniature_pack(self, wildcards: Any) -> list[str]:
         """The manifest of the drawn world's face pack, where this subject's faces use it."""
-        return (
-            [f"{MODELS}/pack.json"] if self.subjects[wildcards.subject].faces.model.source == MINIATURE else []
-        )
+        return [f"{MODELS}/pack.json"] if self.subjects[wildcards.subject].faces.model.source == MINIATURE else []
 
     def miniature_masks(self, wildcards: Any) -> list[str]:
         """The manifest of the drawn world's mask model, where this subject's masks use it."""
@@ -195,9 +192,7 @@ class Plan:
     def miniature_judge(self, wildcards: Any) -> list[str]:
         """The drawn world's base model and evaluation recogniser, where this subject uses them."""
         judge = self.subjects[wildcards.subject].evaluation.recogniser.source
-        return self.miniature_base(wildcards) + (
-            [f"{MODELS}/pack.json"] if judge == MINIATURE else []
-        )
+        return self.miniature_base(wildcards) + ([f"{MODELS}/pack.json"] if judge == MINIATURE else [])
 
     # ---- params: one canonical JSON string a rule ------------------------------------------------------------------
 
@@ -291,6 +286,7 @@ class Plan:
             kind=subject.kind,
             recipe=subject.recipe,
             phases=subject.phases,
+            order=tuple(subject.phases),
             limits=subject.limits,
             min_identity=subject.faces.min_identity,
             held_out=subject.held_out,
@@ -475,11 +471,15 @@ class Plan:
     # ---- pages and the miniature ------------------------------------------------------------------------------------
 
     def write_config(self, wildcards: Any) -> str:
-        return self._params(self.subjects[wildcards.subject], "write_config")
+        name = wildcards.subject
+        return self._params(self._page_slice(name), "write_config")
+
+    def _page_slice(self, *names: str) -> PageStage:
+        slices = {name: self.subjects[name].model_dump(mode="json") for name in names}
+        return PageStage(subjects=slices, orders={name: tuple(self.subjects[name].phases) for name in names})
 
     def _pages(self, script: str) -> str:
-        slices = {name: subject.model_dump(mode="json") for name, subject in self.subjects.items()}
-        return self._params({"subjects": slices}, script, "report")
+        return self._params(self._page_slice(*self.subjects), script, "report")
 
     def write_curation(self, wildcards: Any) -> str:
         return self._pages("write_curation")

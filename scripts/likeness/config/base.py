@@ -7,7 +7,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
-RESERVED_NAMES = frozenset({"report", "base", "holdout", "surgery", "files", "decisions", "report-half", "curate", "all"})
+RESERVED_NAMES = frozenset(
+    {"report", "base", "holdout", "surgery", "files", "decisions", "report-half", "curate", "all"}
+)
 
 
 class Settings(BaseModel):

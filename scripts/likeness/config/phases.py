@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from likeness.config.base import Settings
 from likeness.config.masks import MaskKind
@@ -34,14 +34,22 @@ class PhaseSettings(Settings):
 
 
 class DecisionStage(Settings):
-    """The slice that decide_phases reads."""
+    """The slice that decide_phases reads; `order` names the phases as written, since canonical JSON sorts them."""
 
     kind: Literal["photos", "pairs"]
     recipe: Literal["character", "style", "edit"] = "character"
     phases: dict[str, PhaseSettings]
+    order: tuple[str, ...] = ()
     limits: QualityLimits
     min_identity: float
     held_out: int
     mask_kind: MaskKind | None
     always: tuple[str, ...] = ()
     never: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def restore_order(cls, values: Any) -> Any:
+        """Put the phases back into their order; theirs is the order of training."""
+        order = values.get("order") or list(values["phases"])
+        return {**values, "order": order, "phases": {name: values["phases"][name] for name in order}}
