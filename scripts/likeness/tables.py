@@ -207,7 +207,7 @@ CAPTIONS = Table(
     columns(
         ("id", TEXT, "name of the photo or pair"),
         ("caption", TEXT, "the line that training reads; empty when status is not ok"),
-        ("caption_by", TEXT, "sidecar, captions.csv, table, or the backend's name"),
+        ("caption_by", TEXT, "sidecar, captions.csv, table, instruction, or the backend's name"),
         ("caption_raw", TEXT, "the backend's own caption before repairs; null when a hand wrote it"),
         ("fields", TEXT, "the backend's fields as JSON, or null"),
         ("violations", TEXTS, "lint rules broken by the raw caption"),

@@ -15,7 +15,7 @@ from likeness.config.base import ModelSource
 from likeness.errors import UserError
 from likeness.store import canonical_json, sha256_of_bytes, sha256_of_file, write_atomically
 
-WEIGHT_ENDINGS = frozenset({".onnx", ".pt", ".pth", ".safetensors", ".json", ".yaml"})
+WEIGHT_ENDINGS = frozenset({".onnx", ".pt", ".pth", ".safetensors", ".json", ".yaml", ".jinja"})
 REMEMBERED = "fingerprints.json"
 
 

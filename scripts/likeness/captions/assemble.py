@@ -1,0 +1,76 @@
+"""Make one line from the fields: trigger first, then the framing that was measured, then a clause a field.
+
+The order of the clauses is that of the miniature's grammar (`facts.compose_caption`), so that a caption made of
+measurements reads the same by either way.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Mapping
+
+from likeness.captions.answer import SMART_QUOTES
+from likeness.captions.facts import FRAMING_WORDS
+from likeness.captions.prompts import RECIPES
+from likeness.config.captions import CaptionStage
+
+MARKUP = re.compile(r"[*`#|\\<>{}\[\]~^]+|(?<!\w)_+|_+(?!\w)")
+DASHES = re.compile(r"\s+[–—-]+\s+")
+WORN = ("wearing", "dressed", "in ", "bare", "no ", "shirtless")
+
+
+def head_of(stage: CaptionStage) -> str:
+    """What every caption of the subject begins with: the trigger, for a character with its class word."""
+    return f"{stage.trigger} {stage.class_word}" if stage.recipe == "character" else stage.trigger
+
+
+def assemble(stage: CaptionStage, fields: Mapping[str, str], framing: str | None) -> str:
+    """Make the caption of one photo or pair; `framing` is the measured class (close, half, full) or None.
+
+    The model's own framing is left out: where a framing was measured its word stands, and where none was, nothing
+    confirms the model's.
+    """
+    head = head_of(stage)
+    clauses = [FRAMING_WORDS[framing]] if framing and stage.recipe == "character" else []
+    for name in RECIPES[stage.recipe].fields:
+        clause = without_trigger(stage.trigger, clean(fields.get(name, "")))
+        if name == "framing" or not clause:
+            continue
+        if any(clause.lower() in earlier.lower() for earlier in clauses):
+            continue
+        if name == "clothing" and not clause.lower().startswith(WORN):
+            clause = f"wearing {clause}"
+        if name == "background" and "background" not in clause.lower() and len(clause.split()) <= 3:
+            clause = f"{clause} background"
+        clauses.append(clause)
+    if stage.recipe == "edit":
+        return " ".join([head, *clauses])
+    return ", ".join([head, *clauses])
+
+
+def clean(value: str) -> str:
+    """One plain line: ASCII quotes, no markup, no control characters, a small first letter, no full stop at the end."""
+    text = value.translate(SMART_QUOTES).replace("…", "...")
+    text = "".join(" " if unicodedata.category(sign)[0] in "CZ" else sign for sign in text)
+    text = DASHES.sub(", ", MARKUP.sub(" ", text))
+    text = re.sub(r"\s+([,.;:!?])", r"\1", re.sub(r"(\s*,)+(?=\s|$)", ",", " ".join(text.split())))
+    text = text.strip(" ,;:.-\"'!?")
+    return text[:1].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text
+
+
+def trigger_pattern(trigger: str) -> re.Pattern[str]:
+    """Finds the trigger as a word of its own, in capitals or not."""
+    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
+
+
+def without_trigger(trigger: str, text: str) -> str:
+    return clean(trigger_pattern(trigger).sub(" ", text))
+
+
+def with_trigger(stage: CaptionStage, text: str) -> str:
+    """Put the trigger before a hand's caption that lacks it; one that has it anywhere stays as it is."""
+    if trigger_pattern(stage.trigger).search(text):
+        return text
+    joined = stage.recipe == "edit" or text.lower().startswith(stage.class_word.lower())
+    return f"{stage.trigger} {text}" if joined else f"{stage.trigger}, {text}"
