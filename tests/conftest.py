@@ -33,7 +33,10 @@ def miniature() -> Path:
         if not (folder / "pack.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
-            building = [build(folder / "base", "build_miniature_base.py"), build(folder / "pack", "build_miniature_pack.py", "--parts", "pack")]
+            building = [
+                build(folder / "base", "build_miniature_base.py"),
+                build(folder / "pack", "build_miniature_pack.py", "--parts", "pack"),
+            ]
             codes = [process.wait() for process in building]
             assert codes == [0, 0], "the miniature could not be built; its error is above"
             for part in ("base", "pack"):

@@ -44,7 +44,16 @@ class Project:
 
     def run(self, *arguments: str, cores: int = 2, timeout_s: float = 900) -> Run:
         """Run Snakemake in the folder."""
-        command = [sys.executable, "-m", "snakemake", "--snakefile", str(HOUSE / "Snakefile"), "--cores", str(cores), *arguments]
+        command = [
+            sys.executable,
+            "-m",
+            "snakemake",
+            "--snakefile",
+            str(HOUSE / "Snakefile"),
+            "--cores",
+            str(cores),
+            *arguments,
+        ]
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
         done = subprocess.run(
             command,

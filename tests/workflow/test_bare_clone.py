@@ -1,0 +1,69 @@
+"""On a bare clone, without data, GPU, token or network: the workflow parses, lints and plans."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.workflow.project import HOUSE, Project
+
+
+def test_lint_and_format_are_clean() -> None:
+    lint = subprocess.run(
+        [sys.executable, "-m", "snakemake", "--lint"], cwd=HOUSE, capture_output=True, text=True, check=False
+    )
+    assert "good condition" in lint.stdout + lint.stderr, lint.stdout + lint.stderr
+    snakefmt = Path(sys.executable).with_name("snakefmt")
+    files = [str(HOUSE / "Snakefile"), str(HOUSE / "workflow" / "Snakefile"), str(HOUSE / "rules")]
+    assert subprocess.run([snakefmt, "--check", *files], capture_output=True, check=False).returncode == 0
+
+
+def test_no_rule_file_over_two_hundred_lines_and_the_snakefile_under_eighty() -> None:
+    assert len((HOUSE / "Snakefile").read_text().splitlines()) < 80
+    for path in (HOUSE / "rules").glob("*.smk"):
+        assert len(path.read_text().splitlines()) <= 200, path
+
+
+def test_without_a_subject_there_is_only_the_empty_report(tmp_path: Path) -> None:
+    run = Project(tmp_path).succeed()
+    assert set(run.jobs) == {"Write the page of every photo and its fate", "Write the report"}
+    assert "No subject is configured yet" in (tmp_path / "results" / "report" / "index.html").read_text()
+
+
+def test_the_shim_for_the_workflow_catalog_parses(tmp_path: Path) -> None:
+    shim = HOUSE / "workflow" / "Snakefile"
+    run = Project(tmp_path).run("--snakefile", str(shim), "--dry-run")
+    assert run.code == 0, run.text
+
+
+@pytest.mark.parametrize("example", sorted((HOUSE / "config" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
+def test_examples_plan_without_photos_and_fail_with_one_clear_error(example: Path, tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    shutil.copy(example, tmp_path / "config" / "subjects")
+    plan = project.run("--dry-run")
+    assert plan.code == 0, plan.text
+    assert f"Train {'rank32' if example.stem == 'character-9b' else 'main'}" in plan.text
+    run = project.run("--config", "shards=1", "--", "curate")
+    assert run.code != 0
+    assert "data/" in run.text and "error: " in run.text and "Traceback" not in run.text
+
+
+def test_a_mistake_in_the_configuration_starts_nothing(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    project.configure("recipe: character\ntriger: x\nphotos: a\n", "jane")
+    run = project.run()
+    assert run.code != 0 and run.jobs == ()
+    assert "config/subjects/jane.yaml:2" in run.text and "did you mean 'trigger'?" in run.text
+
+
+@pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
+def test_profiles_agree_on_what_decides_reruns(profile: str) -> None:
+    import yaml
+
+    default = yaml.safe_load((HOUSE / "profiles" / "default" / "config.yaml").read_text())
+    other = yaml.safe_load((HOUSE / "profiles" / profile / "config.yaml").read_text())
+    for key in ("max-checksum-file-size", "rerun-incomplete", "scheduler"):
+        assert default[key] == other[key]
