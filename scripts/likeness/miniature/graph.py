@@ -38,10 +38,14 @@ class Graph:
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.weights: list[Any] = []
+        self._names: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
     def constant(self, name: str, values: np.ndarray) -> str:
-        """Add a named constant."""
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        """Add a named constant, or return the name of an equal one: layers used at several scales are stored once."""
+        values = np.ascontiguousarray(values)
+        name = self._names.setdefault((str(values.dtype), values.shape, values.tobytes()), name)
+        if all(weight.name != name for weight in self.weights):
+            self.weights.append(numpy_helper.from_array(values, name))
         return name
 
     def node(self, kind: str, inputs: list[str], name: str, **attributes: Any) -> str:

@@ -1,31 +1,75 @@
-"""Line charts as inline SVG: no script, no font, colours from the page's own style, so that light and dark both work."""
+"""Line charts as inline SVG: no script, no font, colours from the page's own style, so that light and dark both work.
+
+Each point carries its number's whereabouts, and a title that a pointer shows.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-from likeness.report.gather import Checkpoint, Point
+from markupsafe import Markup
 
-WIDTH, HEIGHT = 420.0, 220.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 12.0, 34.0
+from likeness.report.numbers import Measured, rounded
+
+WIDTH, HEIGHT = 380.0, 226.0
+LEFT, RIGHT, TOP, BOTTOM = 50.0, 14.0, 14.0, 40.0
+COLOURS = 6
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One point: where it lies, its number, and what its title says before the number."""
+
+    x: float
+    measured: Measured
+    label: str
+    ringed: bool = False
+
+    @property
+    def y(self) -> float:
+        return self.measured.value.value
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of a chart."""
+
+    name: str
+    dots: Sequence[Dot]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart's content; `level` is the bare base's, `marks` name places on the x axis, `x_from` is its left end,
+    `x_ticks` its numbers where they are not round ones."""
+
+    title: str
+    x_title: str
+    curves: Sequence[Curve]
+    level: Measured | None = None
+    marks: Sequence[tuple[float, str]] = ()
+    x_from: float | None = None
+    x_ticks: Sequence[float] = ()
 
 
 @dataclass(frozen=True)
 class Axes:
     """Ranges of a chart, and how values become places."""
 
+    x_min: float
     x_max: float
     y_min: float
     y_max: float
+    width: float = field(default=WIDTH - LEFT - RIGHT, init=False)
+    height: float = field(default=HEIGHT - TOP - BOTTOM, init=False)
 
     def x(self, value: float) -> float:
-        return LEFT + (WIDTH - LEFT - RIGHT) * value / (self.x_max or 1)
+        return LEFT + self.width * (value - self.x_min) / ((self.x_max - self.x_min) or 1)
 
     def y(self, value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (self.y_max - value) / ((self.y_max - self.y_min) or 1)
+        return TOP + self.height * (self.y_max - value) / ((self.y_max - self.y_min) or 1)
 
 
 def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
@@ -40,72 +84,109 @@ def ticks(low: float, high: float, wanted: int = 4) -> list[float]:
     return [place * step for place in range(first, math.floor(high / step + 1e-9) + 1)]
 
 
-def number(value: float) -> str:
-    return f"{value:.4g}"
-
-
-def axes_of(curves: Mapping[str, Sequence[Point]]) -> Axes:
-    points = [point for points in curves.values() for point in points]
-    values = [value for point in points for value in point.estimate[:3] if value is not None]
+def axes_of(chart: Chart) -> Axes:
+    """Ranges that hold every point and interval, with some air above and below."""
+    dots = [dot for curve in chart.curves for dot in curve.dots]
+    means = [dot.measured for dot in dots] + ([chart.level] if chart.level else [])
+    values = [part.value for mean in means for part in (mean.value, mean.low, mean.high) if part is not None]
     low, high = min(values), max(values)
     margin = (high - low) * 0.06 or abs(high) * 0.1 or 0.1
-    return Axes(max(point.total_steps for point in points) or 1, low - margin, high + margin)
+    xs = [dot.x for dot in dots]
+    x_from = min(xs) if chart.x_from is None else chart.x_from
+    return Axes(x_from, max(*xs, x_from + 1e-9), low - margin, high + margin)
 
 
-def draw_curves(curves: Mapping[str, Sequence[Point]], chosen: Checkpoint | None, title: str) -> str:
-    """One chart: a line with its interval a variant, the base as a dashed level, the chosen checkpoint ringed."""
-    if not any(curves.values()):
-        return ""
-    axes = axes_of(curves)
+def draw(chart: Chart) -> Markup:
+    """One chart as SVG; empty where there is no point."""
+    if not any(curve.dots for curve in chart.curves):
+        return Markup("")
+    axes = axes_of(chart)
     parts = [
-        f'<svg viewBox="0 0 {WIDTH:g} {HEIGHT:g}" role="img" aria-label="{escape(title)} over steps" class="chart">'
+        Markup('<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}, over {}" class="chart">').format(
+            WIDTH, HEIGHT, chart.title, chart.x_title
+        ),
+        *grid(axes, chart.x_title, chart.x_ticks),
+        *marks(axes, chart.marks),
+        *level(axes, chart.level),
     ]
-    parts += grid(axes)
-    variants = [name for name in curves if name != "base"]
-    for place, name in enumerate(variants):
-        parts += line(curves[name], axes, place % 6)
-    for point in curves.get("base", [])[:1]:
-        y = axes.y(point.estimate.value)
-        parts.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="base"><title>base {number(point.estimate.value)}</title></line>'
-        )
-    for points in curves.values():
-        for point in points:
-            if point.checkpoint == chosen:
-                parts.append(
-                    f'<circle cx="{axes.x(point.total_steps):.1f}" cy="{axes.y(point.estimate.value):.1f}" r="7" class="chosen"/>'
-                )
-    return "".join([*parts, "</svg>"])
+    for place, curve in enumerate(chart.curves):
+        parts += line(curve, axes, place % COLOURS)
+    return Markup("").join([*parts, Markup("</svg>")])
 
 
-def grid(axes: Axes) -> list[str]:
+def grid(axes: Axes, x_title: str, x_ticks: Sequence[float]) -> list[Markup]:
     """Grid lines with their numbers."""
     parts = []
     for value in ticks(axes.y_min, axes.y_max):
         y = axes.y(value)
-        parts.append(f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}" class="grid"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{number(value)}</text>')
-    for value in ticks(0, axes.x_max):
-        x = axes.x(value)
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{number(value)}</text>')
-    parts.append(
-        f'<text x="{(LEFT + WIDTH - RIGHT) / 2:.1f}" y="{HEIGHT - 4}" text-anchor="middle">optimizer steps</text>'
-    )
+        parts.append(
+            Markup('<line x1="{:g}" x2="{:g}" y1="{:.1f}" y2="{:.1f}" class="grid"/>').format(LEFT, WIDTH - RIGHT, y, y)
+        )
+        parts.append(
+            Markup('<text x="{:g}" y="{:.1f}" class="end">{:g}</text>').format(LEFT - 7, y + 4, round(value, 9))
+        )
+    for value in x_ticks or ticks(axes.x_min, axes.x_max):
+        parts.append(
+            Markup('<text x="{:.1f}" y="{:g}" class="mid">{:g}</text>').format(
+                axes.x(value), HEIGHT - BOTTOM + 17, round(value, 9)
+            )
+        )
+    middle = (LEFT + WIDTH - RIGHT) / 2
+    parts.append(Markup('<text x="{:g}" y="{:g}" class="mid">{}</text>').format(middle, HEIGHT - 5, x_title))
     return parts
 
 
-def line(points: Sequence[Point], axes: Axes, colour: int) -> list[str]:
-    """The interval band, the line and its points."""
-    lows = [(point.total_steps, point.estimate.low) for point in points if point.estimate.low is not None]
-    highs = [(point.total_steps, point.estimate.high) for point in points if point.estimate.high is not None]
-    band = " ".join(f"{axes.x(x):.1f},{axes.y(y):.1f}" for x, y in [*highs, *reversed(lows)] if y is not None)
-    path = " ".join(f"{axes.x(point.total_steps):.1f},{axes.y(point.estimate.value):.1f}" for point in points)
-    parts = [f'<polygon points="{band}" class="band c{colour}"/>'] if len(lows) > 1 else []
-    parts.append(f'<polyline points="{path}" class="line c{colour}"/>')
-    for point in points:
-        variant, phase, step = point.checkpoint
-        label = f"{variant} {phase} step {step}: {number(point.estimate.value)}"
+def marks(axes: Axes, named: Sequence[tuple[float, str]]) -> list[Markup]:
+    """A thin upright line with a name where something begins; names that would touch the one before are left out."""
+    parts, free_from = [], 0.0
+    for value, name in named:
+        if not axes.x_min <= value < axes.x_max:
+            continue
+        x = axes.x(value)
+        if value > axes.x_min:
+            parts.append(
+                Markup('<line x1="{:.1f}" x2="{:.1f}" y1="{:g}" y2="{:g}" class="mark"/>').format(
+                    x, x, TOP, HEIGHT - BOTTOM
+                )
+            )
+        if x >= free_from:
+            shown = name if len(name) <= 12 else f"{name[:11]}…"
+            parts.append(Markup('<text x="{:.1f}" y="{:g}" class="mark">{}</text>').format(x + 4, TOP + 8, shown))
+            free_from = x + 8 + 7 * len(shown)
+    return parts
+
+
+def level(axes: Axes, base: Measured | None) -> list[Markup]:
+    """The bare base as a dashed level."""
+    if base is None:
+        return []
+    y = axes.y(base.value.value)
+    return [
+        Markup(
+            '<line x1="{:g}" x2="{:g}" y1="{:.1f}" y2="{:.1f}" class="base"{}><title>base: {}</title></line>'
+        ).format(LEFT, WIDTH - RIGHT, y, y, base.value.attributes(), base.value.text)
+    ]
+
+
+def line(curve: Curve, axes: Axes, colour: int) -> list[Markup]:
+    """The interval band, the line, its points, and a ring around the chosen one."""
+    banded = [dot for dot in curve.dots if dot.measured.low is not None and dot.measured.high is not None]
+    highs = [f"{axes.x(dot.x):.1f},{axes.y(dot.measured.high.value):.1f}" for dot in banded if dot.measured.high]
+    lows = [f"{axes.x(dot.x):.1f},{axes.y(dot.measured.low.value):.1f}" for dot in banded if dot.measured.low]
+    path = " ".join(f"{axes.x(dot.x):.1f},{axes.y(dot.y):.1f}" for dot in curve.dots)
+    parts = []
+    if len(banded) > 1:
         parts.append(
-            f'<circle cx="{axes.x(point.total_steps):.1f}" cy="{axes.y(point.estimate.value):.1f}" r="3" class="dot c{colour}"><title>{escape(label)}</title></circle>'
+            Markup('<polygon points="{}" class="band c{}"/>').format(" ".join([*highs, *reversed(lows)]), colour)
+        )
+    parts.append(Markup('<polyline points="{}" class="line c{}"/>').format(path, colour))
+    for dot in curve.dots:
+        x, y = f"{axes.x(dot.x):.1f}", f"{axes.y(dot.y):.1f}"
+        if dot.ringed:
+            parts.append(Markup('<circle cx="{}" cy="{}" r="7.5" class="chosen"/>').format(x, y))
+        parts.append(
+            Markup('<circle cx="{}" cy="{}" r="3.4" class="dot c{}"{}><title>{}: {}</title></circle>').format(
+                x, y, colour, dot.measured.value.attributes(), dot.label, rounded(dot.y)
+            )
         )
     return parts

@@ -1,30 +1,35 @@
-"""Gather what the report shows from the tables of a run: one typed view a subject, nothing recomputed but means.
-
-Every number that the page prints is a mean over score rows, named by (variant, phase, step, metric, split), so that it
-can be found again in results/scores.parquet.
-"""
+"""Gather what the pages show from the tables of a run: one typed view a subject, nothing measured anew."""
 
 from __future__ import annotations
 
 import csv
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from likeness.evaluation.statistics import Estimate, cluster_means, estimate
+from likeness.evaluation.choice import Checkpoint, Scores
+from likeness.report.archive import Previous, previous_loras
 from likeness.tables import CAPTIONS, DECISIONS, FACES, MASKS, QUALITY, SCORES, read_rows
 
 Row = dict[str, Any]
-Checkpoint = tuple[str, str, int]
-BASE: Checkpoint = ("base", "", 0)
+FACTS = ("framing", "pose", "light", "background")
+MEASURES = (
+    ("sharpness", 0),
+    ("face_px", 0),
+    ("identity_cosine", 2),
+    ("background_ssim", 2),
+    ("shift_px", 1),
+    ("pair_identity", 2),
+)
 
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo or pair as the page shows it."""
+    """One photo or pair as the pages show it; `files` are (role, path), `measures` (column, value, digits)."""
 
     name: str
     files: tuple[tuple[str, str], ...]
@@ -35,12 +40,19 @@ class Photo:
     caption_by: str
     mask_sha256: str | None
     facts: tuple[tuple[str, str], ...]
+    measures: tuple[tuple[str, float, int], ...]
+    light_cluster: int | None = None
+    background_cluster: int | None = None
+    repeats: int = 1
 
     @property
     def fate(self) -> str:
         if self.kept_in:
             return "kept"
         return "held out" if self.rule == "held_out" else "dropped"
+
+    def fact(self, name: str) -> str | None:
+        return dict(self.facts).get(name)
 
 
 @dataclass(frozen=True)
@@ -53,123 +65,151 @@ class Funnel:
 
 
 @dataclass(frozen=True)
-class Point:
-    """Mean and interval of a metric at one checkpoint; `total_steps` counts the phases before as well."""
-
-    checkpoint: Checkpoint
-    total_steps: int
-    estimate: Estimate
-
-
-@dataclass(frozen=True)
 class Subject:
-    """All that one subject's part of the page needs."""
+    """All that one subject's part of a page needs; `rows` are its score rows, of the distilled model as well."""
 
     name: str
     settings: dict[str, Any]
     photos: tuple[Photo, ...]
     funnel: Funnel
-    holdout: int
-    scores: tuple[Row, ...] = ()
+    rows: tuple[Row, ...] = ()
     best: dict[str, Any] | None = None
-    published: dict[str, Any] | None = None
-    previous: dict[str, Any] | None = None
-    calibration: dict[str, Any] | None = None
+    previous: tuple[Previous, ...] = ()
     timings: tuple[tuple[str, int, float], ...] = ()
-    warnings: tuple[str, ...] = field(default=())
 
     @property
     def recipe(self) -> str:
         return self.settings["recipe"]
 
     @property
+    def sample_word(self) -> str:
+        return "pair" if self.recipe == "edit" else "photo"
+
+    @property
+    def kept(self) -> list[Photo]:
+        return [photo for photo in self.photos if photo.kept_in]
+
+    @property
+    def held_out(self) -> int:
+        return sum(photo.fate == "held out" for photo in self.photos)
+
+    @property
     def chosen(self) -> Checkpoint | None:
         if not self.best or self.best.get("variant") is None:
             return None
-        return self.best["variant"], self.best["phase"], self.best["step"]
+        return Checkpoint(self.best["variant"], self.best["phase"], self.best["step"])
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Scores on the base model that training used."""
+        return Scores(self.rows)
+
+    @cached_property
+    def distilled(self) -> Scores | None:
+        """The finalists' scores on the distilled model, where one is configured."""
+        others = [row for row in self.rows if row["base_model"] != self.scores.base_model]
+        return Scores(others) if others else None
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def gather_subject(results: Path, name: str, settings: dict[str, Any], with_scores: bool) -> Subject:
-    """Read one subject's tables; without scores, only what curation wrote."""
+def gather_curation(results: Path, name: str, settings: dict[str, Any]) -> Subject:
+    """What curation wrote of one subject."""
     folder = results / name
     decisions = read_rows(folder / "phases" / "decisions.parquet", DECISIONS)
-    photos = gather_photos(folder, settings, decisions)
-    subject = Subject(
-        name, settings, photos, gather_funnel(settings, decisions), sum(photo.fate == "held out" for photo in photos)
-    )
-    if not with_scores:
-        return subject
+    return Subject(name, settings, gather_photos(folder, settings, decisions), gather_funnel(settings, decisions))
+
+
+def gather_subject(results: Path, name: str, settings: dict[str, Any]) -> Subject:
+    """What curation, evaluation, choice and publishing wrote of one subject."""
+    folder = results / name
     best = read_json(folder / "best.json")
-    published = read_json(folder / "lora" / "published.json")
-    return Subject(
-        **{**subject.__dict__, "scores": tuple(gather_scores(folder)), "best": best, "published": published}
-        | {
-            "previous": previous_best(folder / "lora", best),
-            "calibration": read_json(folder / "evaluation" / "base" / "calibration.json"),
-        }
-        | {"timings": tuple(gather_timings(results, name))}
+    return replace(
+        gather_curation(results, name, settings),
+        rows=tuple(row for path in score_tables(folder, settings) for row in read_rows(path, SCORES)),
+        best=best,
+        previous=tuple(previous_loras(folder / "lora", (best or {}).get("lora_sha256"))),
+        timings=tuple(gather_timings(results, name)),
     )
 
 
-def gather_scores(folder: Path) -> list[Row]:
-    """Every score row of one subject, from all its score tables."""
-    return [row for path in sorted(folder.glob("evaluation/**/scores.parquet")) for row in read_rows(path, SCORES)]
+def score_tables(folder: Path, settings: Mapping[str, Any]) -> list[Path]:
+    """Every score table of a subject in the order of the configuration: tables of variants that are gone stay out."""
+    evaluation = folder / "evaluation"
+    names = ["base"]
+    for variant, own in settings["variants"].items():
+        phases = ["files"] if own["lora"] else phases_of(settings, variant)
+        names += [f"{variant}/{phase}" for phase in phases]
+    return [evaluation / name / "scores.parquet" for name in [*names, "report-half"]]
 
 
-def gather_funnel(settings: dict[str, Any], decisions: Sequence[Row]) -> Funnel:
+def phases_of(settings: Mapping[str, Any], variant: str) -> list[str]:
+    """Phases that a trained variant runs, in order."""
+    chosen = settings["variants"][variant]["phases"]
+    return [name for name in settings["phases"] if not chosen or name in chosen]
+
+
+def gather_funnel(settings: Mapping[str, Any], decisions: Sequence[Row]) -> Funnel:
     phases = list(settings["phases"])
     kept = Counter(row["phase"] for row in decisions if row["kept"])
     first = [row for row in decisions if row["phase"] == phases[0]]
     dropped = Counter(row["rule"] for row in first if not row["kept"])
-    return Funnel(len(first), tuple((phase, kept[phase]) for phase in phases), tuple(dropped.most_common()))
+    ordered = sorted(dropped.items(), key=lambda entry: (-entry[1], entry[0]))
+    return Funnel(len(first), tuple((phase, kept[phase]) for phase in phases), tuple(ordered))
 
 
-def gather_photos(folder: Path, settings: dict[str, Any], decisions: Sequence[Row]) -> tuple[Photo, ...]:
+def gather_photos(folder: Path, settings: Mapping[str, Any], decisions: Sequence[Row]) -> tuple[Photo, ...]:
     """One entry a photo or pair: its files, fate, caption and mask."""
     pairs = settings["recipe"] == "edit"
     images = read_rows(folder / ("pairs.parquet" if pairs else "photos.parquet"))
     captions = {row["id"]: row for row in read_rows(folder / "captions.parquet", CAPTIONS)}
     quality = {row["id"]: row for row in read_rows(folder / "quality.parquet", QUALITY)}
-    subjects = {
-        (row["id"], row["role"], row["face"]) for row in read_rows(folder / "faces.parquet", FACES) if row["is_subject"]
-    }
-    kind = settings["training"]["masked_loss"]["kind"] or "head"
-    masks = {
-        row["id"]: row["mask_sha256"]
-        for row in read_rows(folder / "masks.parquet", MASKS)
-        if row["kind"] == kind
-        and row["role"] in ("photo", "target")
-        and (row["id"], row["role"], row["face"]) in subjects
-    }
+    masks = masks_of(folder, settings["training"]["masked_loss"]["kind"] or "head")
     by_name: defaultdict[str, list[Row]] = defaultdict(list)
     for row in decisions:
         by_name[row["id"]].append(row)
     first_phase = next(iter(settings["phases"]))
     found = []
     for image in images:
-        own = by_name[image["id"]]
-        first = next(
-            (row for row in own if row["phase"] == first_phase), {"rule": image["status"], "reason": image["reason"]}
-        )
-        caption = captions.get(image["id"], {})
+        name, own = image["id"], by_name[image["id"]]
+        undecided = {"rule": image["status"], "reason": image["reason"]}
+        first = next((row for row in own if row["phase"] == first_phase), undecided)
+        caption, measures = captions.get(name, {}), quality.get(name, {})
         found.append(
             Photo(
-                name=image["id"],
+                name=name,
                 files=files_of(image, pairs),
                 kept_in=tuple(row["phase"] for row in own if row["kept"]),
                 rule=first["rule"],
                 reason=first["reason"] or "",
                 caption=caption.get("caption") or "",
                 caption_by=caption.get("caption_by") or "",
-                mask_sha256=masks.get(image["id"]),
-                facts=tuple(facts_of(quality.get(image["id"], {}))),
+                mask_sha256=masks.get(name),
+                facts=tuple((key, str(measures[key])) for key in FACTS if measures.get(key)),
+                measures=tuple(
+                    (key, measures[key], digits) for key, digits in MEASURES if measures.get(key) is not None
+                ),
+                light_cluster=measures.get("light_cluster"),
+                background_cluster=measures.get("background_cluster"),
+                repeats=image["repeats"] or 1,
             )
         )
     return tuple(found)
+
+
+def masks_of(folder: Path, kind: str) -> dict[str, str]:
+    """The stored mask of each photo's subject, or of each pair's target."""
+    faces = read_rows(folder / "faces.parquet", FACES)
+    subjects = {(row["id"], row["role"], row["face"]) for row in faces if row["is_subject"]}
+    return {
+        row["id"]: row["mask_sha256"]
+        for row in read_rows(folder / "masks.parquet", MASKS)
+        if row["kind"] == kind
+        and row["role"] in ("photo", "target")
+        and (row["id"], row["role"], row["face"]) in subjects
+    }
 
 
 def files_of(image: Row, pairs: bool) -> tuple[tuple[str, str], ...]:
@@ -181,43 +221,10 @@ def files_of(image: Row, pairs: bool) -> tuple[tuple[str, str], ...]:
     return tuple((role, path) for role, path in files if path)
 
 
-def facts_of(quality: Row) -> Iterable[tuple[str, str]]:
-    """The measured facts worth a word."""
-    for key in ("framing", "pose", "light", "background"):
-        if quality.get(key):
-            yield key, str(quality[key])
-    for key, digits in (
-        ("sharpness", 0),
-        ("face_px", 0),
-        ("identity_cosine", 2),
-        ("background_ssim", 2),
-        ("shift_px", 1),
-        ("pair_identity", 2),
-    ):
-        if quality.get(key) is not None:
-            yield key.replace("_", " "), f"{quality[key]:.{digits}f}"
-
-
-def previous_best(folder: Path, best: dict[str, Any] | None) -> dict[str, Any] | None:
-    """best.json of the LoRA that was published before this one, where the archive holds it."""
-    archived = list((folder / "archive").glob("*/best.json"))
-    others = [
-        found
-        for path in archived
-        if (found := read_json(path)) and found.get("lora_sha256") != (best or {}).get("lora_sha256")
-    ]
-    order = read_json(folder / "archive" / "order.json")
-    latest = (order or {}).get("latest")
-    return next(
-        (found for found in others if (found.get("lora_sha256") or "").startswith(str(latest))),
-        others[-1] if others else None,
-    )
-
-
 def gather_timings(results: Path, name: str) -> Iterable[tuple[str, int, float]]:
     """(rule, jobs, seconds) from Snakemake's benchmark files of one subject."""
     for rule in sorted(path for path in (results / ".benchmarks").glob("*") if path.is_dir()):
-        files = [path for path in rule.rglob("*.tsv") if name in path.relative_to(rule).with_suffix("").parts]
+        files = [path for path in sorted(rule.rglob("*.tsv")) if belongs(path.relative_to(rule), name)]
         seconds = 0.0
         for path in files:
             with path.open(encoding="utf-8", newline="") as file:
@@ -226,54 +233,6 @@ def gather_timings(results: Path, name: str) -> Iterable[tuple[str, int, float]]
             yield rule.name, len(files), seconds
 
 
-def checkpoint_of(row: Row) -> Checkpoint:
-    return row["variant"], row["phase"], row["step"]
-
-
-def usable(rows: Iterable[Row], metric: str, split: str, scale: float | None = 1.0) -> list[Row]:
-    """Measured rows of one metric and half; at one strength, the base's rows included."""
-    return [
-        row
-        for row in rows
-        if row["metric"] == metric
-        and row["split"] == split
-        and row["value"] is not None
-        and (scale is None or row["variant"] == "base" or abs(row["lora_scale"] - scale) < 1e-9)
-    ]
-
-
-def mean_of(rows: Iterable[Row]) -> Estimate | None:
-    """Mean over seeds, then prompts, with its interval; None without rows."""
-    triples = [(row["source_id"] or row["prompt_id"], row["prompt_id"], row["value"]) for row in rows]
-    means = cluster_means(triples)
-    return estimate(list(means.values())) if means else None
-
-
-def steps_before(settings: dict[str, Any]) -> dict[tuple[str, str], int]:
-    """Steps that the phases before a phase took, by (variant, phase)."""
-    found: dict[tuple[str, str], int] = {}
-    for variant, own in settings["variants"].items():
-        total = 0
-        for phase, values in settings["phases"].items():
-            if own["phases"] and phase not in own["phases"]:
-                continue
-            found[variant, phase] = total if values["init"] == "previous" else 0
-            total = found[variant, phase] + (
-                values["steps"] or own["training"].get("steps") or settings["training"]["steps"]
-            )
-    return found
-
-
-def curve_of(subject: Subject, metric: str, split: str = "select") -> dict[str, list[Point]]:
-    """Points of one metric by variant, in training order; the base under its own name."""
-    before = steps_before(subject.settings)
-    groups: defaultdict[Checkpoint, list[Row]] = defaultdict(list)
-    for row in usable(subject.scores, metric, split):
-        groups[checkpoint_of(row)].append(row)
-    curves: defaultdict[str, list[Point]] = defaultdict(list)
-    for checkpoint, rows in groups.items():
-        found = mean_of(rows)
-        if found is not None:
-            total = before.get(checkpoint[:2], 0) + checkpoint[2]
-            curves[checkpoint[0]].append(Point(checkpoint, total, found))
-    return {name: sorted(points, key=lambda point: point.total_steps) for name, points in sorted(curves.items())}
+def belongs(path: Path, subject: str) -> bool:
+    """Whether a benchmark file is a subject's: its path below the rule's folder starts with the name."""
+    return path.with_suffix("").parts[0] == subject

@@ -4,250 +4,268 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import yaml
+from markupsafe import Markup
 
-from likeness.evaluation.statistics import Estimate
-from likeness.report.charts import draw_curves, number
+from likeness.evaluation.choice import BASE_CHECKPOINT, METRICS_OF_RECIPE
+from likeness.evaluation.metrics import REGISTRY
+from likeness.evaluation.prompts import REPORT
+from likeness.report.archive import Previous
+from likeness.report.charts import draw
+from likeness.report.compare import Comparison, comparison
+from likeness.report.curves import chosen_scale, ranking_metric, strength_chart, training_chart, variants_of
 from likeness.report.flags import Flag, flags_of, set_flags
-from likeness.report.gather import (
-    BASE,
-    Checkpoint,
-    Photo,
-    Point,
-    Row,
-    Subject,
-    checkpoint_of,
-    curve_of,
-    mean_of,
-    usable,
-)
-from likeness.report.pictures import Pictures
+from likeness.report.gather import Photo, Subject
+from likeness.report.numbers import Measured, Number, count, estimated, measured_from
+from likeness.report.pictures import Pictures, Wanted
+from likeness.report.score_tables import ScoreTable, distilled_table, report_table
 
 TEMPLATES = Path(__file__).with_name("templates")
-MEANINGS = {
-    "likeness": "identity on the scale impostor 0, genuine 1; higher is better",
-    "csim": "cosine to the subject's reference; higher is better",
-    "descriptor_cosine": "cosine of a simple descriptor, standing in for a recogniser; higher is better",
-    "detected": "share of images in which a face is found",
-    "bleed_csim": "likeness without the trigger; lower is better",
-    "diversity": "difference between seeds; not far below the base",
-    "background_ssim": "likeness of the background to the base's, or to the source's",
-    "target_error": "mean squared error to the true target; lower is better",
-    "head_ratio": "head height against the body or the frame",
-    "style_similarity": "likeness to the style's pictures; higher is better",
-    "copying": "nearest training photo minus held-out; lower is better",
-}
-CHARTED = (
-    "likeness",
-    "csim",
-    "descriptor_cosine",
-    "target_error",
-    "style_similarity",
-    "bleed_csim",
-    "background_ssim",
-    "diversity",
-    "detected",
-    "head_ratio",
-)
-HEADLINES = ("likeness", "csim", "descriptor_cosine", "target_error", "style_similarity", "background_ssim")
-COMPARED_ROWS = 8
+THUMB_PX = 168
+CHARTED = ("bleed_csim", "background_ssim", "diversity", "detected", "head_ratio", "copying", "clip_score")
+CARDS = 3
+MOST_PREVIOUS = 3
+OPEN_UP_TO = 60
+"""Groups of photos larger than this are folded."""
 
 
 @dataclass(frozen=True)
-class Cell:
+class Card:
+    """One number of the first glance: ours, and the base's beside it."""
+
     metric: str
-    text: str
+    ours: Measured
+    base: Measured | None
+    over_base: Measured | None
 
 
 @dataclass(frozen=True)
-class FinalistRow:
-    label: str
-    chosen: bool
-    cells: tuple[Cell, ...]
+class Shown:
+    """One photo or pair of the contact sheet with the pictures it wants."""
+
+    photo: Photo
+    pictures: tuple[tuple[str, Wanted], ...]
+    measures: tuple[tuple[str, Number], ...]
 
 
 @dataclass(frozen=True)
-class ComparedRow:
-    prompt: str
-    seed: int
-    images: tuple[str | None, ...]
+class Sheet:
+    """Photos of one fate."""
+
+    fate: str
+    shown: tuple[Shown, ...]
+
+    @property
+    def is_open(self) -> bool:
+        return len(self.shown) <= OPEN_UP_TO
+
+
+@dataclass(frozen=True)
+class Curation:
+    """One subject's part of the curation page, and the end of its part of the report."""
+
+    view: Subject
+    flags: list[Flag]
+    sheets: list[Sheet]
+    counts: dict[str, Number]
+
+    def wanted(self) -> list[Wanted]:
+        """Pictures of the contact sheets, kept photos first."""
+        return [one for sheet in self.sheets for shown in sheet.shown for _, one in shown.pictures]
+
+
+@dataclass(frozen=True)
+class Before:
+    """One LoRA of the archive beside today's: (metric, before, now)."""
+
+    lora: Previous
+    rows: list[tuple[str, Measured | None, Measured | None]]
 
 
 @dataclass(frozen=True)
 class Part:
-    """One subject's part of a page, ready to be placed."""
+    """One subject's part of the report."""
 
     view: Subject
     flags: list[Flag]
-    shown: list[tuple[Photo, list[tuple[str, str | None]]]]
-    headline: list[tuple[str, str, str]] = field(default_factory=list)
-    variants: list[str] = field(default_factory=list)
-    charts: list[tuple[str, str]] = field(default_factory=list)
-    unmeasured: list[tuple[str, str]] = field(default_factory=list)
-    finalist_metrics: list[str] = field(default_factory=list)
-    finalists: list[FinalistRow] = field(default_factory=list)
-    strengths: str = ""
-    strength_metric: str = ""
-    compare_labels: list[str] = field(default_factory=list)
-    compare: list[ComparedRow] = field(default_factory=list)
-    previous: list[tuple[str, str, str]] = field(default_factory=list)
-    settings_text: str = ""
+    curation: Curation
+    cards: list[Card]
+    levels: list[tuple[str, Number, Number]]
+    variants: list[str]
+    charts: list[tuple[str, Markup]]
+    strength: Markup
+    ranking_metric: str | None
+    unmeasured: list[tuple[str, str]]
+    finalists: ScoreTable | None
+    distilled: ScoreTable | None
+    comparison: Comparison | None
+    before: list[Before]
+    settings_text: str
 
 
-def render(template: str, parts: Sequence[Part], pictures: Pictures) -> str:
+def render_curation(subjects: Sequence[Subject], pictures: Pictures) -> str:
+    """The page of every photo and its fate."""
+    parts = [curation_part(subject) for subject in subjects]
+    pictures.share({part.view.name: part.wanted() for part in parts})
+    return fill("curation.html.j2", parts, pictures)
+
+
+def render_report(subjects: Sequence[Subject], pictures: Pictures) -> str:
+    """The report; pictures of the comparisons come first in the budget."""
+    parts = [report_part(subject) for subject in subjects]
+    pictures.share({part.view.name: part.comparison.wanted() for part in parts if part.comparison})
+    pictures.share({part.view.name: part.curation.wanted() for part in parts})
+    return fill("report.html.j2", parts, pictures)
+
+
+def fill(template: str, parts: Sequence[Curation | Part], pictures: Pictures) -> str:
     """Fill a template with all subjects' parts."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
     )
-    style = (TEMPLATES / "style.css").read_text(encoding="utf-8")
-    page = environment.get_template(template)
-    return page.render(
-        subjects=parts, style=jinja2.utils.markupsafe.Markup(style), meanings=MEANINGS, left_out=pictures.left_out
+    environment.filters["words"] = lambda name: name.replace("_", " ")
+    style = Markup((TEMPLATES / "style.css").read_text(encoding="utf-8"))
+    return environment.get_template(template).render(
+        parts=parts, style=style, metrics=REGISTRY, pictures=pictures, left_out=pictures.left_out
     )
 
 
-def curation_part(subject: Subject, pictures: Pictures) -> Part:
-    return Part(subject, list(set_flags(subject)), shown_photos(subject, pictures))
+def curation_part(subject: Subject) -> Curation:
+    """What curation decided of one subject."""
+    sheets = []
+    for fate in ("kept", "held out", "dropped"):
+        shown = tuple(shown_photo(subject, photo) for photo in subject.photos if photo.fate == fate)
+        if shown:
+            sheets.append(Sheet(fate, shown))
+    funnel = subject.funnel
+    counts = {"found": count(subject.name, "decisions", "found", funnel.found)}
+    counts |= {f"phase:{name}": count(subject.name, "decisions", f"phase:{name}", kept) for name, kept in funnel.phases}
+    counts |= {f"rule:{rule}": count(subject.name, "decisions", f"rule:{rule}", size) for rule, size in funnel.dropped}
+    counts["held_out"] = count(subject.name, "decisions", "held_out", subject.held_out)
+    return Curation(subject, list(set_flags(subject)), sheets, counts)
 
 
-def report_part(subject: Subject, pictures: Pictures) -> Part:
-    """Everything that the report says of one subject; images of the comparison come first in the budget."""
-    compare_labels, compare = compared(subject, pictures)
-    metrics, finalists = finalist_table(subject)
-    metric, strengths = strength_chart(subject)
-    curves = {name: curve_of(subject, name) for name in CHARTED}
+def shown_photo(subject: Subject, photo: Photo) -> Shown:
+    """A photo with its pictures; the mask dims the photo, or the target of a pair."""
+    pictures = tuple(
+        (role, Wanted(THUMB_PX, path, mask_sha256=photo.mask_sha256 if role in ("photo", "target") else None))
+        for role, path in photo.files
+    )
+    measures = tuple(
+        (
+            column,
+            Number(
+                value, (("source", "quality"), ("subject", subject.name), ("id", photo.name), ("key", column)), digits
+            ),
+        )
+        for column, value, digits in photo.measures
+    )
+    return Shown(photo, pictures, measures)
+
+
+def report_part(subject: Subject) -> Part:
+    """Everything that the report says of one subject."""
+    charts = [(name, training_chart(subject, name)) for name in charted(subject)]
+    strength = strength_chart(subject)
     return Part(
         view=subject,
         flags=flags_of(subject),
-        shown=shown_photos(subject, pictures),
-        headline=headline(subject),
-        variants=sorted({row["variant"] for row in subject.scores} - {"base"}),
-        charts=[(name, draw_curves(found, subject.chosen, name)) for name, found in curves.items() if found],
-        unmeasured=unmeasured(subject.scores),
-        finalist_metrics=metrics,
-        finalists=finalists,
-        strengths=strengths,
-        strength_metric=metric,
-        compare_labels=compare_labels,
-        compare=compare,
-        previous=previous_table(subject),
-        settings_text=yaml.safe_dump(subject.settings, sort_keys=False, allow_unicode=True, width=110),
+        curation=curation_part(subject),
+        cards=cards(subject),
+        levels=levels(subject),
+        variants=variants_of(subject),
+        charts=[(name, draw(chart)) for name, chart in charts if chart is not None],
+        strength=draw(strength) if strength else Markup(""),
+        ranking_metric=ranking_metric(subject),
+        unmeasured=unmeasured(subject),
+        finalists=report_table(subject),
+        distilled=distilled_table(subject),
+        comparison=comparison(subject),
+        before=before(subject),
+        settings_text=yaml.safe_dump(subject.settings, sort_keys=False, allow_unicode=True, width=100),
     )
 
 
-def shown_photos(subject: Subject, pictures: Pictures) -> list[tuple[Photo, list[tuple[str, str | None]]]]:
-    """Thumbnails of every photo; the mask dims the photo, or the target of a pair."""
-    order = {"kept": 0, "held out": 1, "dropped": 2}
-    shown = []
-    for photo in sorted(subject.photos, key=lambda one: (order[one.fate], one.name)):
-        images = [
-            (role, pictures.of_photo(path, photo.mask_sha256 if role in ("photo", "target") else None))
-            for role, path in photo.files
-        ]
-        shown.append((photo, images))
-    return shown
+def charted(subject: Subject) -> list[str]:
+    """Metrics that get a chart: what the choice ranks by first, then the recipe's, then the floors."""
+    metric = ranking_metric(subject)
+    wanted = [*([metric] if metric else []), *METRICS_OF_RECIPE[subject.recipe], "csim", *CHARTED]
+    stand_in = "descriptor_cosine"
+    measured = {name for _, _, _, name in subject.scores.groups}
+    hidden = {stand_in} if metric not in (stand_in, None) else set()
+    return [name for name in dict.fromkeys(wanted) if name in measured - hidden]
 
 
-def label_of(checkpoint: Checkpoint) -> str:
-    variant, phase, step = checkpoint
-    return "base" if variant == "base" else f"{variant} {phase} {step}"
-
-
-def spelled(found: Estimate | None) -> str:
-    """A mean with its interval, or a dash where nothing was measured."""
-    if found is None:
-        return "–"
-    interval = "" if found.low is None or found.high is None else f" [{number(found.low)}, {number(found.high)}]"
-    return f"{number(found.value)}{interval}"
-
-
-def report_mean(subject: Subject, metric: str, checkpoint: Checkpoint) -> Estimate | None:
-    return mean_of(row for row in usable(subject.scores, metric, "report") if checkpoint_of(row) == checkpoint)
-
-
-def headline(subject: Subject) -> list[tuple[str, str, str]]:
-    """The first two metrics of the recipe that were measured: ours and the base's, on the report half."""
+def cards(subject: Subject) -> list[Card]:
+    """The first measured metrics on the report half: what ranks, then the recipe's, then what must not suffer."""
+    chosen = subject.chosen
+    if chosen is None or subject.best is None:
+        return []
     found = []
-    for metric in HEADLINES:
-        ours = report_mean(subject, metric, subject.chosen) if subject.chosen else None
+    for metric in charted(subject):
+        ours = estimated(subject.name, subject.scores, chosen, REPORT, metric, chosen_scale(subject))
         if ours is not None:
-            base = report_mean(subject, metric, BASE)
-            found.append((metric, number(ours.value), number(base.value) if base else "–"))
-    return found[:3]
+            base = estimated(subject.name, subject.scores, BASE_CHECKPOINT, REPORT, metric)
+            found.append(Card(metric, ours, base, from_best(subject, f"{metric}_over_base")))
+    return found[:CARDS]
 
 
-def finalist_table(subject: Subject) -> tuple[list[str], list[FinalistRow]]:
-    """Means of every metric on the report half for the base, the finalists and the chosen one."""
-    rows = [row for row in subject.scores if row["split"] == "report" and row["value"] is not None]
-    checkpoints = sorted({checkpoint_of(row) for row in rows}, key=lambda one: (one != BASE, one))
-    metrics = sorted(
-        {row["metric"] for row in rows}, key=lambda name: (CHARTED.index(name) if name in CHARTED else 99, name)
-    )
-    table = [
-        FinalistRow(
-            label_of(one),
-            one == subject.chosen,
-            tuple(Cell(metric, spelled(report_mean(subject, metric, one))) for metric in metrics),
-        )
-        for one in checkpoints
-    ]
-    return metrics, table
+def from_best(subject: Subject, metric: str) -> Measured | None:
+    """A metric as best.json has it."""
+    found = ((subject.best or {}).get("metrics") or {}).get(metric)
+    about = (("source", "best"), ("subject", subject.name), ("metric", metric), ("split", REPORT))
+    return measured_from(found, about) if found and found["value"] is not None else None
 
 
-def strength_chart(subject: Subject) -> tuple[str, str]:
-    """The ranking metric of the chosen checkpoint over LoRA strengths."""
-    metric = (subject.best or {}).get("identity_metric") or ("target_error" if subject.recipe == "edit" else "likeness")
-    rows = [row for row in usable(subject.scores, metric, "select", scale=None) if checkpoint_of(row) == subject.chosen]
-    scales = sorted({row["lora_scale"] for row in rows})
-    points = []
-    for scale in scales:
-        found = mean_of(row for row in rows if row["lora_scale"] == scale)
-        if found is not None:
-            points.append(Point((*(subject.chosen or BASE)[:2], round(100 * scale)), round(100 * scale), found))
-    return metric, draw_curves({"chosen": points}, None, metric) if len(points) > 1 else ""
+def levels(subject: Subject) -> list[tuple[str, Number, Number]]:
+    """Genuine and impostor level of the recogniser: (name, level, from how many images)."""
+    calibration: dict[str, Any] = (subject.best or {}).get("calibration") or {}
+    found = []
+    for name in ("genuine", "impostor"):
+        if calibration.get(name) is not None:
+            about = (("source", "best"), ("subject", subject.name))
+            level = Number(calibration[name], (*about, ("metric", f"calibration.{name}")))
+            found.append(
+                (name, level, Number(calibration[f"n_{name}"], (*about, ("metric", f"calibration.n_{name}")), 0))
+            )
+    return found
 
 
-def unmeasured(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Metrics without any value, with the commonest reason."""
-    measured = {row["metric"] for row in rows if row["value"] is not None}
+def unmeasured(subject: Subject) -> list[tuple[str, str]]:
+    """Metrics without any value, with the commonest reason; that a prompt is of another kind says least."""
+    measured = {row["metric"] for row in subject.rows if row["value"] is not None}
     reasons: dict[str, Counter[str]] = {}
-    for row in rows:
+    for row in subject.rows:
         if row["metric"] not in measured:
             reasons.setdefault(row["metric"], Counter())[row["status"]] += 1
-    return sorted((metric, counts.most_common(1)[0][0]) for metric, counts in reasons.items())
+    found = []
+    for metric, counts in sorted(reasons.items()):
+        ordered = sorted(counts.items(), key=lambda entry: ("not measured on" in entry[0], -entry[1], entry[0]))
+        found.append((metric, ordered[0][0]))
+    return found
 
 
-def compared(subject: Subject, pictures: Pictures) -> tuple[list[str], list[ComparedRow]]:
-    """The same prompts and seeds drawn by the base, the chosen checkpoint and the runners-up (report half)."""
-    if subject.chosen is None:
-        return [], []
-    images: dict[tuple[Checkpoint, str, int], Row] = {}
-    for row in subject.scores:
-        if row["split"] == "report" and (row["variant"] == "base" or abs(row["lora_scale"] - 1) < 1e-9):
-            images[checkpoint_of(row), row["prompt_id"], row["seed"]] = row
-    drawn = {checkpoint for checkpoint, _, _ in images}
-    others = sorted(drawn - {BASE, subject.chosen})
-    columns = [one for one in [BASE, subject.chosen, *others[:2]] if one in drawn]
-    places = sorted({(prompt, seed) for checkpoint, prompt, seed in images if checkpoint == columns[-1]})
-    table = []
-    for prompt, seed in places[:COMPARED_ROWS]:
-        rows = [images.get((one, prompt, seed)) for one in columns]
-        text = next((row["prompt"] for row in rows if row), prompt)
-        table.append(ComparedRow(text, seed, tuple(pictures.of_image(row["image"]) if row else None for row in rows)))
-    return [label_of(one) + (" (chosen)" if one == subject.chosen else "") for one in columns], table
-
-
-def previous_table(subject: Subject) -> list[tuple[str, str, str]]:
-    """Numbers of the LoRA that was published before beside today's."""
-    before: dict[str, Any] = (subject.previous or {}).get("metrics") or {}
-    now: dict[str, Any] = (subject.best or {}).get("metrics") or {}
-    return [
-        (metric, number(before[metric]["value"]), number(now[metric]["value"]))
-        for metric in sorted(before.keys() & now.keys())
-        if before[metric].get("value") is not None and now[metric].get("value") is not None
-    ]
+def before(subject: Subject) -> list[Before]:
+    """Numbers of the LoRAs that were published before beside today's, as far as either has them."""
+    found = []
+    for lora in subject.previous[:MOST_PREVIOUS]:
+        about = (("source", lora.source), ("subject", subject.name), ("archive", lora.sha12))
+        rows = []
+        for metric, parts in sorted(lora.metrics.items()):
+            then = (
+                measured_from(parts, (*about, ("metric", metric), ("split", REPORT)))
+                if parts["value"] is not None
+                else None
+            )
+            rows.append((metric, then, from_best(subject, metric)))
+        found.append(Before(lora, rows))
+    return found
