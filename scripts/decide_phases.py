@@ -20,6 +20,7 @@ def main() -> None:
     set_threads(1)
 
     from likeness.phases.decide import STAGE, VERSION, decide
+    from likeness.phases.held_out import HELD_OUT, read_held_out, write_held_out
     from likeness.phases.samples import join_samples
     from likeness.photos.images import read_image_rows
     from likeness.tables import CAPTIONS, DECISIONS, FACES, HOLDOUT, MANIFEST, MASKS, QUALITY, read_rows, write_table
@@ -32,13 +33,14 @@ def main() -> None:
         read_rows(args.captions, CAPTIONS),
         stage,
     )
-    decision = decide(samples, stage)
     folder: Path = args.output_folder
+    decision = decide(samples, stage, read_held_out(folder / HELD_OUT))
     for name, rows in decision.manifests.items():
         write_table(folder / f"{name}.parquet", MANIFEST, rows)
         print(f"phase {name}: {len(rows)} of {len(samples)} kept")
     write_table(folder / "holdout.parquet", HOLDOUT, decision.holdout)
     write_table(folder / "decisions.parquet", DECISIONS, decision.decisions, as_about(STAGE, VERSION, stage))
+    write_held_out(folder / HELD_OUT, decision.held)
     for warning in decision.warnings:
         print(f"warning: {warning}", file=sys.stderr)
 

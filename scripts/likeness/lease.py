@@ -6,7 +6,9 @@ resources. A lease is an flock on a file a device in a folder of this machine: t
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import os
 import sys
 import tempfile
@@ -52,14 +54,17 @@ def lease_device(devices: Sequence[str], folder: Path | None = None, poll_s: flo
         time.sleep(poll_s)
 
 
-@contextlib.contextmanager
-def torch_device() -> Iterator[str]:
-    """Name of the device to compute on: a leased `cuda:N`, or `cpu` where torch finds no GPU."""
+@functools.cache
+def device_of_job() -> str:
+    """Name of the device that this process computes on: `cpu` where torch finds no GPU, else a `cuda:N` leased until it ends.
+
+    The answer comes from torch, never from CUDA_VISIBLE_DEVICES, which a scheduler may set for a GPU that torch cannot use.
+    """
     import torch
 
     if not torch.cuda.is_available():
-        yield "cpu"
-        return
+        return "cpu"
     devices = visible_devices(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
-    with lease_device(devices) as place:
-        yield f"cuda:{place}"
+    held = contextlib.ExitStack()
+    atexit.register(held.close)
+    return f"cuda:{held.enter_context(lease_device(devices))}"

@@ -12,7 +12,7 @@ import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -342,11 +342,11 @@ def write_table(
     path: Path, kind: Table, rows: Iterable[Mapping[str, Any]] | pa.Table, about: Mapping[str, Any] | None = None
 ) -> None:
     """Write a table atomically; `about` (stage version, settings slice, fingerprints) goes into the Parquet metadata."""
-    table = (
-        sort_table(rows.select(kind.schema.names).cast(kind.schema), kind.sort_by)
-        if isinstance(rows, pa.Table)
-        else table_of(kind, rows)
-    )
+    if isinstance(rows, pa.Table):
+        rows = cast(pa.Table, rows)
+        table = sort_table(rows.select(kind.schema.names).cast(kind.schema), kind.sort_by)
+    else:
+        table = table_of(kind, cast(Iterable[Mapping[str, Any]], rows))
     metadata = {b"likeness": canonical_json(dict(about)).encode()} if about else None
     buffer = io.BytesIO()
     pq.write_table(

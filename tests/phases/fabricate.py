@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from likeness.config.phases import DecisionStage, PhaseSettings
 from likeness.config.quality import QualityLimits
-from likeness.phases.decide import Decision, decide
+from likeness.phases.decide import Decision, HeldOut, decide
 from likeness.phases.samples import join_samples
 from likeness.tables import CAPTIONS, FACES, MASKS, PAIRS, PHOTOS, QUALITY, Table
 
@@ -102,14 +103,20 @@ class World:
             if row["id"] == name:
                 row.update(values)
 
-    def decide(self, phases: dict[str, dict[str, Any]] | None = None, **stage: Any) -> Decision:
+    def rename(self, name: str, other: str) -> None:
+        """Give a sample another name in all tables."""
+        for rows in (self.images, self.faces, self.masks, self.quality, self.captions):
+            for row in rows:
+                if row["id"] == name:
+                    row["id"] = other
+
+    def decide(
+        self, phases: dict[str, dict[str, Any]] | None = None, held_before: Sequence[HeldOut] = (), **stage: Any
+    ) -> Decision:
         """Decide with these phases and settings of the slice."""
-        return decide(
-            join_samples(
-                self.images, self.faces, self.masks, self.quality, self.captions, stage_of(self.kind, phases, **stage)
-            ),
-            stage_of(self.kind, phases, **stage),
-        )
+        settings = stage_of(self.kind, phases, **stage)
+        samples = join_samples(self.images, self.faces, self.masks, self.quality, self.captions, settings)
+        return decide(samples, settings, held_before)
 
 
 def stage_of(kind: str, phases: dict[str, dict[str, Any]] | None = None, **stage: Any) -> DecisionStage:

@@ -11,7 +11,7 @@ from tests.phases.fabricate import World, names_kept, row_for
 
 from likeness.config.quality import QualityLimits
 from likeness.errors import UserError
-from likeness.phases.decide import Decision
+from likeness.phases.decide import Decision, HeldOut
 from likeness.tables import DECISIONS, HOLDOUT, MANIFEST, table_of, write_table
 
 # Column, values when planted grossly (lost in phase 2) and mildly (lost in phase 3).
@@ -346,3 +346,30 @@ def test_thirds_are_balanced_to_the_largest_set() -> None:
     assert row_for(capped, "close-3")["rule"] == "top" and row_for(capped, "close-4")["rule"] == "balance"
     kept = names_kept(world.decide({"main": {**phase, "always": ("close-11",)}}))
     assert "close-11" in kept and len(kept) == 12
+
+
+def test_what_was_held_out_stays_so_under_a_new_name_or_with_new_bytes() -> None:
+    world = World()
+    for index in range(10):
+        world.add(f"photo-{index}")
+    first = world.decide(held_out=2).held
+    bytes_changed, renamed = first
+    world.change(bytes_changed.id, "images", sha256="9" * 64)
+    world.rename(renamed.id, "another-name")
+    stays = decide_again(world, first)
+    assert [held.id for held in stays] == [bytes_changed.id, "another-name"]
+    assert stays[0].image_sha256 == "9" * 64 and stays[1].image_sha256 == renamed.image_sha256
+
+
+def test_a_held_out_photo_that_is_gone_or_unusable_is_replaced() -> None:
+    world = World()
+    for index in range(10):
+        world.add(f"photo-{index}")
+    first = world.decide(held_out=2).held
+    world.change(first[0].id, "quality", sharpness=1.0)
+    again = decide_again(world, first)
+    assert again[0].id == first[1].id and len(again) == 2 and first[0].id not in {held.id for held in again}
+
+
+def decide_again(world: World, held_before: list[HeldOut]) -> list[HeldOut]:
+    return world.decide(held_out=2, held_before=held_before).held

@@ -27,15 +27,15 @@ defaults:
     steps: 10
     save_every: 5
     batch_size: 4
-    learning_rate: 5.0e-3
+    learning_rate: 5.0e-4
     init: gaussian
     precision: float32
     buckets: {resolution_px: 16, bucket_step_px: 2, max_aspect: 1.0, reference_resolution_px: 16}
   evaluation:
     recogniser: miniature
     detection_size_px: 96
-    seeds: [1, 3]
-    sampling_steps: 4
+    seeds: [1, 2, 3, 4]
+    sampling_steps: 8
     guidance_scale: 1.0
     width_px: 16
     height_px: 16

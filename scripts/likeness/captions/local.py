@@ -11,6 +11,7 @@ from likeness.captions.pictures import load_picture
 from likeness.config.captions import CaptionStage
 from likeness.errors import UserError
 from likeness.faces.weights import check_sha256, hub_folder, model_fingerprint
+from likeness.lease import device_of_job
 from likeness.photos.load import PhotoError
 
 KEY = "captions.model"
@@ -43,7 +44,7 @@ class TransformersCaptioner:
 
         torch.set_num_threads(stage.cpu_threads)
         self._settings = stage.captions
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = device_of_job()
         try:
             self._processor: Any = AutoProcessor.from_pretrained(folder, local_files_only=True)
             model: Any = AutoModelForImageTextToText.from_pretrained(folder, local_files_only=True, dtype="auto")

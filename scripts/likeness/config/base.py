@@ -22,8 +22,12 @@ class ModelSource(Settings):
     """Where a model's weights come from; a bare string in YAML is its `source`."""
 
     source: str = Field(description="Local file or folder, or a hub id such as `facebook/sam2.1-hiera-tiny`.")
-    revision: str | None = Field(None, description="Hub revision; pins the bytes and serves as the fingerprint.")
-    sha256: str | None = Field(None, description="Expected sha256 of the weight file; checked before the first use.")
+    revision: str | None = Field(
+        default=None, description="Hub revision; pins the bytes and serves as the fingerprint."
+    )
+    sha256: str | None = Field(
+        default=None, description="Expected sha256 of the weight file; checked before the first use."
+    )
 
 
 def source_from_text(value: Any) -> Any:

@@ -13,45 +13,51 @@ class CaptionSettings(Settings):
     """Who writes captions and what is allowed in them."""
 
     backend: str = Field(
-        "transformers",
+        default="transformers",
         description="transformers (a local VLM), endpoint (OpenAI-compatible), facts (measured facts), or a registered name.",
     )
     model: ModelChoice = Field(
-        {"source": "Qwen/Qwen3-VL-4B-Instruct"},
+        default={"source": "Qwen/Qwen3-VL-4B-Instruct"},
         description="The VLM: folder or hub id; at an endpoint the model's name there.",
     )  # type: ignore[arg-type]
     url: str | None = Field(
-        None,
+        default=None,
         description="Address of the endpoint: a host (http://localhost:8000) or up to the version (https://openrouter.ai/api/v1).",
     )
     api_key_env: str | None = Field(
-        None,
+        default=None,
         description="Name of the environment variable that holds the endpoint's key; the key itself appears nowhere.",
     )
-    concurrency: int = Field(4, ge=1, le=128, description="Requests in flight at the endpoint.")
-    timeout_s: float = Field(120.0, gt=0, description="Time allowed for one request, in seconds.")
+    concurrency: int = Field(default=4, ge=1, le=128, description="Requests in flight at the endpoint.")
+    timeout_s: float = Field(default=120.0, gt=0, description="Time allowed for one request, in seconds.")
     attempts: int = Field(
-        4, ge=1, le=10, description="Tries of one request before the job fails and heals on the next run."
+        default=4, ge=1, le=10, description="Tries of one request before the job fails and heals on the next run."
     )
     asks: int = Field(
-        2, ge=1, le=5, description="How often an unusable answer is asked again before the caption needs review."
+        default=2,
+        ge=1,
+        le=5,
+        description="How often an unusable answer is asked again before the caption needs review.",
     )
-    max_side_px: int = Field(768, ge=64, le=4096, description="Longer side of the photo that the VLM sees, in px.")
-    max_new_tokens: int = Field(256, ge=16, le=4096, description="Longest answer, in tokens.")
-    max_words: int = Field(80, ge=3, le=400, description="Longest caption, in words.")
-    min_words: int = Field(3, ge=1, le=100, description="Shortest caption, in words.")
+    max_side_px: int = Field(
+        default=768, ge=64, le=4096, description="Longer side of the photo that the VLM sees, in px."
+    )
+    max_new_tokens: int = Field(default=256, ge=16, le=4096, description="Longest answer, in tokens.")
+    max_words: int = Field(default=80, ge=3, le=400, description="Longest caption, in words.")
+    min_words: int = Field(default=3, ge=1, le=100, description="Shortest caption, in words.")
     instruction: str | None = Field(
-        None, description="Edit: one instruction for all pairs that bring none, imperative, without the trigger."
+        default=None,
+        description="Edit: one instruction for all pairs that bring none, imperative, without the trigger.",
     )
-    forbid: tuple[str, ...] = Field((), description="More words that no caption of this subject may hold.")
+    forbid: tuple[str, ...] = Field(default=(), description="More words that no caption of this subject may hold.")
     allow: tuple[str, ...] = Field(
-        (), description="Words or phrases that the recipe's lint would forbid but this subject allows."
+        default=(), description="Words or phrases that the recipe's lint would forbid but this subject allows."
     )
     price_in_usd: float | None = Field(
-        None, ge=0, description="Price of a million prompt tokens, in US dollars, for the cost column."
+        default=None, ge=0, description="Price of a million prompt tokens, in US dollars, for the cost column."
     )
     price_out_usd: float | None = Field(
-        None, ge=0, description="Price of a million answer tokens, in US dollars, for the cost column."
+        default=None, ge=0, description="Price of a million answer tokens, in US dollars, for the cost column."
     )
 
     @model_validator(mode="after")

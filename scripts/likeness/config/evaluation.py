@@ -15,10 +15,10 @@ class Prompt(Settings):
 
     text: str = Field(min_length=1, description="The prompt, with {trigger} and {class} where the subject belongs.")
     split: Literal["select", "report"] | None = Field(
-        None, description="Which half it belongs to; null: by the hash of its name."
+        default=None, description="Which half it belongs to; null: by the hash of its name."
     )
     kind: Literal["subject", "bleed", "neutral"] = Field(
-        "subject",
+        default="subject",
         description="subject; bleed: the class without the trigger; neutral: no person at all, must stay as the base draws it.",
     )
 
@@ -26,63 +26,79 @@ class Prompt(Settings):
 class EvaluationSettings(Settings):
     """What is drawn and measured for every checkpoint."""
 
-    recogniser_backend: str = Field("insightface", description="Backend of the faces stage that scores identity.")
+    recogniser_backend: str = Field(
+        default="insightface", description="Backend of the faces stage that scores identity."
+    )
     recogniser: ModelChoice = Field(
-        {"source": "antelopev2"}, description="Another recogniser than any used in training."
+        default={"source": "antelopev2"}, description="Another recogniser than any used in training."
     )  # type: ignore[arg-type]
-    detection_size_px: int = Field(640, ge=32, le=2048, description="Side of the square that the detector sees, in px.")
-    min_score: float = Field(0.5, ge=0, le=1, description="Detections below this score are not faces.")
+    detection_size_px: int = Field(
+        default=640, ge=32, le=2048, description="Side of the square that the detector sees, in px."
+    )
+    min_score: float = Field(default=0.5, ge=0, le=1, description="Detections below this score are not faces.")
     seeds: tuple[int, ...] = Field(
-        (1, 2, 3, 4),
+        default=(1, 2, 3, 4),
         min_length=2,
         description="Seeds of the initial noise; the first half selects, the second reports.",
     )
-    sampling_steps: int = Field(20, ge=1, le=100, description="Denoising steps of an evaluation image.")
-    guidance_scale: float = Field(4.0, ge=1, le=20, description="Classifier-free guidance; 1 is none.")
+    sampling_steps: int = Field(default=20, ge=1, le=100, description="Denoising steps of an evaluation image.")
+    guidance_scale: float = Field(default=4.0, ge=1, le=20, description="Classifier-free guidance; 1 is none.")
     width_px: int = Field(
-        1024, ge=16, le=4096, description="Width of evaluation images, in px; an edit takes its source's size."
+        default=1024, ge=16, le=4096, description="Width of evaluation images, in px; an edit takes its source's size."
     )
-    height_px: int = Field(1024, ge=16, le=4096, description="Height of evaluation images, in px.")
+    height_px: int = Field(default=1024, ge=16, le=4096, description="Height of evaluation images, in px.")
     enlarge_to_px: int | None = Field(
-        None, ge=16, le=4096, description="Enlarge smaller images to this shorter side before measuring, in px."
+        default=None, ge=16, le=4096, description="Enlarge smaller images to this shorter side before measuring, in px."
     )
-    batch_size: int = Field(4, ge=1, le=256, description="Images drawn at once.")
-    finalists: int = Field(3, ge=1, le=20, description="How many checkpoints are also drawn on the report half.")
+    batch_size: int = Field(default=4, ge=1, le=256, description="Images drawn at once.")
+    finalists: int = Field(
+        default=3, ge=1, le=20, description="How many checkpoints are also drawn on the report half."
+    )
     strengths: tuple[float, ...] = Field(
-        (0.6, 0.8, 1.0, 1.2, 1.5),
+        default=(0.6, 0.8, 1.0, 1.2, 1.5),
         min_length=1,
         description="LoRA strengths at which the finalists are drawn on the select half.",
     )
     distilled_model: ModelChoice | None = Field(
-        None, description="Distilled base on which finalists are drawn too; null: none."
+        default=None, description="Distilled base on which finalists are drawn too; null: none."
     )
-    lpips: ModelChoice | None = Field(None, description="LPIPS weights (AlexNet trunk file); null: the metric is null.")
-    clip: ModelChoice | None = Field(None, description="CLIP model for clip_score; null: the metric is null.")
+    lpips: ModelChoice | None = Field(
+        default=None, description="LPIPS weights (AlexNet trunk file); null: the metric is null."
+    )
+    clip: ModelChoice | None = Field(default=None, description="CLIP model for clip_score; null: the metric is null.")
     body_pose: ModelChoice | None = Field(
-        None, description="Body keypoint model (ViTPose) for head_ratio; null: face height against frame height."
+        default=None,
+        description="Body keypoint model (ViTPose) for head_ratio; null: face height against frame height.",
     )
-    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="Type of the base while drawing.")
-    cpu_threads: int = Field(1, ge=1, le=64, description="Threads of numeric libraries on the CPU.")
+    precision: Literal["float32", "bfloat16"] = Field(default="bfloat16", description="Type of the base while drawing.")
+    cpu_threads: int = Field(default=1, ge=1, le=64, description="Threads of numeric libraries on the CPU.")
 
 
 class ChoiceSettings(Settings):
     """How the best checkpoint is found; floors compare with the base or the recipe's limit."""
 
     metric: str | None = Field(
-        None, description="Metric to rank by; null: the recipe's (likeness, target_error or style_similarity)."
+        default=None, description="Metric to rank by; null: the recipe's (likeness, target_error or style_similarity)."
     )
     min_detected: float | None = Field(
-        0.8, ge=0, le=1, description="Smallest share of images in which a face is found."
+        default=0.8, ge=0, le=1, description="Smallest share of images in which a face is found."
     )
-    max_bleed: float | None = Field(0.5, description="Largest likeness of images drawn without the trigger.")
+    max_bleed: float | None = Field(default=0.5, description="Largest likeness of images drawn without the trigger.")
     min_diversity: float | None = Field(
-        0.5, ge=0, description="Smallest diversity over seeds, as a share of the base's."
+        default=0.5, ge=0, description="Smallest diversity over seeds, as a share of the base's."
     )
-    min_background_ssim: float | None = Field(None, ge=-1, le=1, description="Smallest background likeness.")
-    min_clip_score: float | None = Field(None, description="Largest loss of clip_score against the base, as a share.")
-    min_csim: float | None = Field(None, ge=-1, le=1, description="Edit: smallest identity cosine to the source.")
+    min_background_ssim: float | None = Field(default=None, ge=-1, le=1, description="Smallest background likeness.")
+    min_clip_score: float | None = Field(
+        default=None, description="Largest loss of clip_score against the base, as a share."
+    )
+    min_csim: float | None = Field(
+        default=None, ge=-1, le=1, description="Edit: smallest identity cosine to the source."
+    )
     standard_errors: float = Field(
-        1.0, ge=0, le=3, description="The earliest checkpoint within so many standard errors of the best is taken."
+        default=1.0,
+        ge=0,
+        le=3,
+        description="The earliest checkpoint within so many standard errors of the best is taken.",
     )
 
 

@@ -11,14 +11,17 @@ class CropSettings(Settings):
     """How a face is cut out; crops serve embeddings, identity and the references of swaps, never training alone."""
 
     padding: float = Field(
-        0.45, ge=0, le=2, description="Margin on each side as a share of the face box: 0.45 face swap, 0.9 head swap."
+        default=0.45,
+        ge=0,
+        le=2,
+        description="Margin on each side as a share of the face box: 0.45 face swap, 0.9 head swap.",
     )
-    eyes_horizontal: bool = Field(False, description="Rotate the crop so that the eyes are level.")
+    eyes_horizontal: bool = Field(default=False, description="Rotate the crop so that the eyes are level.")
     min_pixels: int = Field(
-        512, ge=16, description="Smallest crop side in real (not enlarged) pixels of the photo, in px."
+        default=512, ge=16, description="Smallest crop side in real (not enlarged) pixels of the photo, in px."
     )
     size_px: int = Field(
-        512,
+        default=512,
         ge=32,
         le=4096,
         description="Side of the square crop that is written, in px; never enlarged beyond the photo's pixels.",
@@ -29,18 +32,20 @@ class FaceSettings(Settings):
     """Which detector finds faces and what counts as one."""
 
     backend: str = Field(
-        "insightface", description="insightface, yolo or opencv, or a name that an installed package registers."
+        default="insightface", description="insightface, yolo or opencv, or a name that an installed package registers."
     )
     model: ModelChoice = Field(
-        {"source": "buffalo_l"}, description="insightface pack (name or folder), or YOLO face weights."
+        default={"source": "buffalo_l"}, description="insightface pack (name or folder), or YOLO face weights."
     )  # type: ignore[arg-type]
-    recogniser: ModelChoice | None = Field(None, description="ArcFace ONNX for the yolo backend's embeddings.")
-    detection_size_px: int = Field(640, ge=32, le=2048, description="Side of the square that the detector sees, in px.")
-    min_score: float = Field(0.5, ge=0, le=1, description="Detections below this score are not faces.")
-    max_faces: int = Field(8, ge=1, le=64, description="Most candidate faces kept a photo.")
+    recogniser: ModelChoice | None = Field(default=None, description="ArcFace ONNX for the yolo backend's embeddings.")
+    detection_size_px: int = Field(
+        default=640, ge=32, le=2048, description="Side of the square that the detector sees, in px."
+    )
+    min_score: float = Field(default=0.5, ge=0, le=1, description="Detections below this score are not faces.")
+    max_faces: int = Field(default=8, ge=1, le=64, description="Most candidate faces kept a photo.")
     crop: CropSettings = CropSettings()
     min_identity: float = Field(
-        0.35,
+        default=0.35,
         ge=-1,
         le=1,
         description="Cosine to the subject below which a face is another person; belongs to the model, so set it with `model`.",

@@ -15,19 +15,21 @@ class MaskSettings(Settings):
     """Which model makes masks, which kinds, and how they are grown."""
 
     backend: str = Field(
-        "sam2", description="sam2 (transformers), sam2-package, grabcut or folder, or a registered name."
+        default="sam2", description="sam2 (transformers), sam2-package, grabcut or folder, or a registered name."
     )
     model: ModelChoice | None = Field(
-        {"source": "facebook/sam2.1-hiera-tiny"}, description="Weights of the mask model; none for grabcut."
+        default={"source": "facebook/sam2.1-hiera-tiny"}, description="Weights of the mask model; none for grabcut."
     )  # type: ignore[arg-type]
     kinds: tuple[MaskKind, ...] = Field(
-        ("face", "head", "person"), min_length=1, description="Which masks are made of every candidate face."
+        default=("face", "head", "person"), min_length=1, description="Which masks are made of every candidate face."
     )
     grow_px: dict[MaskKind, int] = Field(
         default_factory=dict,
         description="Grow (positive) or shrink (negative) a kind's mask, in px of the photo; hair is lost by shrinking.",
     )
-    working_side_px: int = Field(1024, ge=64, le=4096, description="Longer side at which the mask model works, in px.")
+    working_side_px: int = Field(
+        default=1024, ge=64, le=4096, description="Longer side at which the mask model works, in px."
+    )
 
 
 class MaskStage(Settings):

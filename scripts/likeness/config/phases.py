@@ -15,22 +15,27 @@ class PhaseSettings(Settings):
     """One phase; phases run in the order in which they are written, each on a subset of the one before."""
 
     where: str = Field(
-        "true", description="SQL condition over the sample's columns (quality, captions, photos or pairs)."
+        default="true", description="SQL condition over the sample's columns (quality, captions, photos or pairs)."
     )
-    order_by: str = Field("sample_id", description="SQL order; ties break by sample id.")
-    top: int | None = Field(None, ge=1, description="Keep only the first so many.")
+    order_by: str = Field(default="sample_id", description="SQL order; ties break by sample id.")
+    top: int | None = Field(default=None, ge=1, description="Keep only the first so many.")
     balance: dict[Literal["close", "half", "full"], float] | None = Field(
-        None, description="Wished share of each framing, such as a third each; samples over the share are dropped."
+        default=None,
+        description="Wished share of each framing, such as a third each; samples over the share are dropped.",
     )
     balance_tolerance: float = Field(
-        0.1, ge=0, le=1, description="How far a framing's share may lie from its wish, as a share of the whole."
+        default=0.1, ge=0, le=1, description="How far a framing's share may lie from its wish, as a share of the whole."
     )
-    always: tuple[str, ...] = Field((), description="Names kept by hand in spite of every rule.")
-    never: tuple[str, ...] = Field((), description="Names dropped by hand.")
-    nested: bool = Field(True, description="Draw from the phase before; false draws from all usable samples.")
-    init: str = Field("previous", description="Weights to start from: previous, scratch, or the path of a LoRA.")
-    steps: int | None = Field(None, ge=1, description="Optimizer steps of this phase; else the variant's.")
-    learning_rate: float | None = Field(None, gt=0, description="Learning rate of this phase; else the variant's.")
+    always: tuple[str, ...] = Field(default=(), description="Names kept by hand in spite of every rule.")
+    never: tuple[str, ...] = Field(default=(), description="Names dropped by hand.")
+    nested: bool = Field(default=True, description="Draw from the phase before; false draws from all usable samples.")
+    init: str = Field(
+        default="previous", description="Weights to start from: previous, scratch, or the path of a LoRA."
+    )
+    steps: int | None = Field(default=None, ge=1, description="Optimizer steps of this phase; else the variant's.")
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="Learning rate of this phase; else the variant's."
+    )
 
 
 class DecisionStage(Settings):

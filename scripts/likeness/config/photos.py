@@ -13,8 +13,8 @@ class PhotoFolder(Settings):
     """One folder of photos; a bare string in YAML is its `path`."""
 
     path: str = Field(description="Folder of photos, searched through all subfolders.")
-    repeats: int = Field(1, ge=1, le=1000, description="How often each of its photos is seen in one epoch.")
-    masks: str | None = Field(None, description="Folder of your own masks, one PNG of the same name a photo.")
+    repeats: int = Field(default=1, ge=1, le=1000, description="How often each of its photos is seen in one epoch.")
+    masks: str | None = Field(default=None, description="Folder of your own masks, one PNG of the same name a photo.")
 
 
 class PairFolder(Settings):
@@ -24,14 +24,15 @@ class PairFolder(Settings):
         description="Flat folder (`NN_start`, `NN_start2`, `NN_end`, `NN.txt`), or the base of `roles` or `table`."
     )
     roles: dict[str, str] | None = Field(
-        None, description="One folder a role, below `path`: source, target, reference, reference2 … (same file names)."
+        default=None,
+        description="One folder a role, below `path`: source, target, reference, reference2 … (same file names).",
     )
     table: str | None = Field(
-        None, description="CSV, TSV, JSONL or Parquet table below `path` with columns source, target …"
+        default=None, description="CSV, TSV, JSONL or Parquet table below `path` with columns source, target …"
     )
-    repeats: int = Field(1, ge=1, le=1000, description="How often each of its pairs is seen in one epoch.")
+    repeats: int = Field(default=1, ge=1, le=1000, description="How often each of its pairs is seen in one epoch.")
     masks: str | None = Field(
-        None, description="Folder of your own masks of the target, one PNG of the pair's name each."
+        default=None, description="Folder of your own masks of the target, one PNG of the pair's name each."
     )
 
 
@@ -50,10 +51,15 @@ PairFolders = Annotated[list[PairFolder], BeforeValidator(folders_from_text)]
 class PhotoSettings(Settings):
     """What makes a file a usable photo."""
 
-    min_side_px: int = Field(256, ge=8, description="Photos whose shorter side is below this are dropped, in px.")
-    max_side_px: int = Field(16384, ge=64, description="Photos with a longer side are dropped unread, in px.")
+    min_side_px: int = Field(
+        default=256, ge=8, description="Photos whose shorter side is below this are dropped, in px."
+    )
+    max_side_px: int = Field(default=16384, ge=64, description="Photos with a longer side are dropped unread, in px.")
     near_duplicate_bits: int = Field(
-        8, ge=0, le=32, description="Perceptual hashes (64 bit) at most this far apart are near duplicates, in bits."
+        default=8,
+        ge=0,
+        le=32,
+        description="Perceptual hashes (64 bit) at most this far apart are near duplicates, in bits.",
     )
 
 

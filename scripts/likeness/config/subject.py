@@ -43,25 +43,29 @@ class Subject(Settings):
     """All settings of one subject."""
 
     recipe: Literal["character", "style", "edit"] = Field(
-        "character", description="What is learned: a person, a style, or an edit from pairs."
+        default="character", description="What is learned: a person, a style, or an edit from pairs."
     )
     preset: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
         default_factory=list, description="Named settings from config/presets, laid over the recipe in order."
     )
     trigger: str = Field(min_length=1, description="The word that calls the LoRA; one that no language uses.")
-    class_word: str = Field("person", min_length=1, description="What the subject is, for prompts without the trigger.")
+    class_word: str = Field(
+        default="person", min_length=1, description="What the subject is, for prompts without the trigger."
+    )
     photos: PhotoFolders = Field(default_factory=list, description="Character, style: folders of photos.")
     pairs: PairFolders = Field(default_factory=list, description="Edit: folders of before/after pairs.")
     reference: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
         default_factory=list, description="Photos that show who the subject is; never trained on."
     )
     base_model: ModelChoice = Field(
-        {"source": "black-forest-labs/FLUX.2-klein-base-4B"},
+        default={"source": "black-forest-labs/FLUX.2-klein-base-4B"},
         description="FLUX.2 klein base: hub id, folder, or `miniature`.",
     )  # type: ignore[arg-type]
-    held_out: int = Field(2, ge=0, description="Samples kept from training to measure against; 0: leave one out.")
-    always: tuple[str, ...] = Field((), description="Photos or pairs kept by hand in every phase, by name.")
-    never: tuple[str, ...] = Field((), description="Photos or pairs dropped by hand from every phase, by name.")
+    held_out: int = Field(
+        default=2, ge=0, description="Samples kept from training to measure against; 0: leave one out."
+    )
+    always: tuple[str, ...] = Field(default=(), description="Photos or pairs kept by hand in every phase, by name.")
+    never: tuple[str, ...] = Field(default=(), description="Photos or pairs dropped by hand from every phase, by name.")
     photo: PhotoSettings = PhotoSettings()
     faces: FaceSettings = FaceSettings()
     masks: MaskSettings = MaskSettings()
@@ -87,7 +91,7 @@ class Subject(Settings):
     )
     evaluation: EvaluationSettings = EvaluationSettings()
     choice: ChoiceSettings = ChoiceSettings()
-    pick: Pick | None = Field(None, description="A choice made by hand: {variant, phase, step}.")
+    pick: Pick | None = Field(default=None, description="A choice made by hand: {variant, phase, step}.")
 
     @property
     def kind(self) -> Literal["photos", "pairs"]:

@@ -24,6 +24,7 @@ from likeness.config.training import EncodeStage
 from likeness.errors import UserError
 from likeness.evaluation.pictures import png_bytes
 from likeness.evaluation.prompts import GridPoint
+from likeness.lease import device_of_job
 from likeness.photos.images import ImageRef
 from likeness.store import Store, item_key
 
@@ -158,15 +159,13 @@ class Drawer:
 
     def estimate(self, count: int, point: GridPoint) -> str:
         """One line: how many images are to be drawn and about how many minutes that takes (assumed speed of the device)."""
-        import torch
-
         from likeness.klein.family import layout_of, linear_shapes
 
         shapes = linear_shapes(layout_of(read_config(self._folder / "transformer" / "config.json")))
         parameters = sum(rows * columns for rows, columns in shapes.values())
         tokens = point.width_px * point.height_px // self.token_px**2 * (1 + len(point.reference_sha256s)) + 512
         passes = self.steps * (1 if self.guidance <= 1 else 2)
-        on_gpu = torch.cuda.is_available()
+        on_gpu = device_of_job() != "cpu"
         seconds = (
             2 * parameters * tokens * passes / (GPU_FLOPS if on_gpu else CPU_FLOPS * self.stage.evaluation.cpu_threads)
         )

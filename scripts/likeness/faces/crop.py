@@ -65,9 +65,9 @@ def cut(image: NDArray[np.uint8], geometry: CropGeometry, outside: int | None = 
         borderMode=cv2.BORDER_REPLICATE if outside is None else cv2.BORDER_CONSTANT,
         borderValue=outside or 0,
     )
-    if geometry.size_px == side:
-        return square
-    return cv2.resize(square, (geometry.size_px, geometry.size_px), interpolation=cv2.INTER_AREA)
+    if geometry.size_px != side:
+        square = cv2.resize(square, (geometry.size_px, geometry.size_px), interpolation=cv2.INTER_AREA)
+    return np.asarray(square, np.uint8)
 
 
 def border_share(geometry: CropGeometry, height_px: int, width_px: int) -> float:

@@ -44,9 +44,10 @@ def levelled(
         # warpAffine does not average over what it shrinks.
         grey = cv2.GaussianBlur(grey, (0, 0), 0.5 / abs(factor))
         flags = cv2.INTER_LINEAR
-    return cv2.warpAffine(
+    placed = cv2.warpAffine(
         grey, np.hstack([rotation, shift[:, None]]), (SIDE_PX, SIDE_PX), flags=flags, borderMode=cv2.BORDER_REPLICATE
     )
+    return np.asarray(placed, np.uint8)
 
 
 def describe(
@@ -56,7 +57,7 @@ def describe(
     grey = levelled(image_HWC, box, eyes_22)
     if int(grey.max()) - int(grey.min()) < 8:
         return None
-    even = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(4, 4)).apply(grey)
+    even = np.asarray(cv2.createCLAHE(clipLimit=2.0, tileGridSize=(4, 4)).apply(grey), np.uint8)
     gradients = hog(
         even, orientations=9, pixels_per_cell=(CELL_PX, CELL_PX), cells_per_block=(2, 2), block_norm="L2-Hys"
     )

@@ -75,11 +75,12 @@ class FaceStageRunner:
     def _detected(self, image: ImageRef) -> Item:
         def compute() -> tuple[dict[str, Any], dict[str, bytes]]:
             image_HWC = self._pixels(image)
-            if self._detector is None:
-                self._detector = self._class(self.settings, self.store.root, self.offline, self.threads)
+            detector = self._detector
+            if detector is None:
+                detector = self._detector = self._class(self.settings, self.store.root, self.offline, self.threads)
                 self.models_loaded += 1
             height, width = image_HWC.shape[:2]
-            found = [clipped(face, height, width) for face in self._detector.detect(image_HWC)]
+            found = [clipped(face, height, width) for face in detector.detect(image_HWC)]
             kept = [face for face in found if face is not None and face.score >= self.settings.min_score]
             faces = ordered(without_doubles(kept), height, width, self.settings.max_faces)
             return {"height_px": height, "width_px": width, "faces": [face_record(face) for face in faces]}, {}

@@ -59,7 +59,7 @@ def main() -> None:
     say({"ready": True})
     for line in sys.stdin:
         image_HWC = np.load(json.loads(line)["image"])
-        say(_answer(model.predict(image_HWC, **options)[0]))
+        say(_answer(next(iter(model.predict(image_HWC, **options)))))
 
 
 if __name__ == "__main__":

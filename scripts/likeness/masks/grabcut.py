@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from likeness.config.masks import MaskKind, MaskSettings
 from likeness.faces.detector import Face
@@ -50,7 +50,9 @@ def cut_by_colour(image_HWC: NDArray[np.uint8], labels_HW: NDArray[np.uint8], ro
     labels = labels_HW.copy()
     cv2.setRNGSeed(SEED)
     models = np.zeros((1, 65)), np.zeros((1, 65))
-    cv2.grabCut(np.ascontiguousarray(image_HWC[..., ::-1]), labels, None, *models, rounds, cv2.GC_INIT_WITH_MASK)
+    cv2.grabCut(
+        np.ascontiguousarray(image_HWC[..., ::-1]), labels, (0, 0, 1, 1), *models, rounds, cv2.GC_INIT_WITH_MASK
+    )
     return (labels == FRONT) | (labels == MAYBE_FRONT)
 
 
@@ -126,11 +128,11 @@ def _nearer_in_colour(image_HWC: NDArray[np.uint8], these_HW: Mask, those_HW: Ma
     """Say of each pixel whether its colour is nearer to some pixels' than to others' (L*a*b*, lightness counts half)."""
     if not these_HW.any() or not those_HW.any():
         return np.zeros(these_HW.shape, bool)
-    colours = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2LAB).astype(np.float32) * np.float32([0.5, 1, 1])
+    colours = cv2.cvtColor(image_HWC, cv2.COLOR_RGB2LAB).astype(np.float32) * np.array([0.5, 1, 1], np.float32)
     distances = []
     for seeds in (these_HW, those_HW):
         sample = colours[seeds][:: max(1, int(seeds.sum()) // COLOUR_SAMPLES)]
-        near, _ = cKDTree(sample).query(colours.reshape(-1, 3), k=min(3, len(sample)))
+        near, _ = KDTree(sample).query(colours.reshape(-1, 3), k=min(3, len(sample)))
         distances.append(np.reshape(near, (colours.shape[0] * colours.shape[1], -1)).mean(1).reshape(seeds.shape))
     return distances[0] < distances[1]
 
@@ -153,7 +155,7 @@ def face_mask(image_HWC: NDArray[np.uint8], frame: Frame, person_HW: Mask) -> Ma
 
 def filled(mask_HW: Mask) -> Mask:
     """Close all holes that do not reach the picture's edge."""
-    return binary_fill_holes(mask_HW)
+    return np.asarray(binary_fill_holes(mask_HW), bool)
 
 
 class Window:

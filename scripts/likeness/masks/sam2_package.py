@@ -18,6 +18,7 @@ from likeness.config.masks import MaskKind, MaskSettings
 from likeness.errors import UserError
 from likeness.faces.detector import Face
 from likeness.faces.weights import check_sha256, model_fingerprint, weight_file
+from likeness.lease import device_of_job
 from likeness.masks.prompts import prompt_for
 
 PUBLISHED = {
@@ -60,7 +61,7 @@ class Sam2PackageMasker:
         from sam2.sam2_image_predictor import SAM2ImagePredictor
 
         torch.set_num_threads(threads)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = device_of_job()
         try:
             built = build_sam2(config, str(checkpoint), device=device)
         except Exception as error:  # torch, yaml and hydra raise many kinds for torn or foreign files

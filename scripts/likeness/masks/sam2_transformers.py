@@ -15,6 +15,7 @@ from likeness.config.masks import MaskKind, MaskSettings
 from likeness.errors import UserError
 from likeness.faces.detector import Face
 from likeness.faces.weights import check_sha256, hub_folder, model_fingerprint
+from likeness.lease import device_of_job
 from likeness.masks.prompts import prompt_for
 
 NEEDED = ("config.json", "model.safetensors")
@@ -38,9 +39,10 @@ class Sam2Masker:
         model, folder = model_folder(settings, offline)
         check_sha256("masks.model", model, folder, store_root)
         torch.set_num_threads(threads)
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = device_of_job()
         try:
-            self._model: Any = Sam2Model.from_pretrained(folder, local_files_only=True).eval().to(self._device)
+            model: Any = Sam2Model.from_pretrained(folder, local_files_only=True)
+            self._model: Any = model.eval().to(self._device)
             self._processor: Any = Sam2Processor.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # safetensors, json and transformers raise many kinds for torn or foreign files
             raise UserError(

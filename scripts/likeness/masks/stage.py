@@ -140,14 +140,14 @@ class MaskStageRunner:
         """Cut a stored mask on the grid of the face's crop; returns the PNG's sha256."""
         with Image.open(io.BytesIO(self.store.read_blob(face_row["crop_sha256"]))) as crop:
             size_px = crop.width
-        place = [face_row[name] for name in ("crop_x0", "crop_y0", "crop_side_px", "crop_angle_deg")]
-        geometry = CropGeometry(*place, size_px)
+        x0, y0, side, angle = (face_row[name] for name in ("crop_x0", "crop_y0", "crop_side_px", "crop_angle_deg"))
+        geometry = CropGeometry(x0, y0, side, angle, size_px)
 
         def compute() -> tuple[dict[str, Any], dict[str, bytes]]:
             mask_HW = decode_png(self.store.read_blob(mask_sha256), mask_sha256) > 127
             return {}, {"mask": encode_png(cut_mask(mask_HW, geometry).astype(np.uint8) * 255)}
 
-        key = item_key("crop_masks", CROP_VERSION, None, "", [mask_sha256, place, size_px])
+        key = item_key("crop_masks", CROP_VERSION, None, "", [mask_sha256, [x0, y0, side, angle], size_px])
         return self.store.load_or_compute("crop_masks", key, compute).files["mask"]
 
 

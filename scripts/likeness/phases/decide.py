@@ -3,7 +3,8 @@
 The order: a sample must be usable (`rules`), the best of its near duplicates, and in the phase before where phases
 nest; then the phase's own `where`, `balance` and `top` apply. Held-out samples are drawn only from what the phases
 would train on, by a hash of their image: so a change of a sample that no phase selects moves nothing, and an edited
-caption does not swap what is held out.
+caption does not swap what is held out. What was held out before stays so while its name or its bytes are still there:
+scores before and after an edit are then taken against the same photos.
 """
 
 from __future__ import annotations
@@ -35,13 +36,22 @@ class PhaseDecision:
 
 
 @dataclass(frozen=True)
+class HeldOut:
+    """One held-out sample: its name and the hash of its image, by which the next decision finds it again."""
+
+    id: str
+    image_sha256: str
+
+
+@dataclass(frozen=True)
 class Decision:
-    """Rows for the manifests (by phase), the holdout and the decisions table, and lines for the log."""
+    """Rows for the manifests (by phase), the holdout and the decisions table, lines for the log, and what is held out."""
 
     manifests: dict[str, list[dict[str, Any]]]
     holdout: list[dict[str, Any]]
     decisions: list[dict[str, Any]]
     warnings: list[str]
+    held: list[HeldOut]
 
 
 @dataclass(frozen=True)
@@ -115,8 +125,11 @@ class Selector:
         return None
 
 
-def decide(samples: Sequence[Sample], stage: DecisionStage) -> Decision:
-    """Decide all phases and the holdout; raises UserError for SQL that cannot be asked and for unknown names."""
+def decide(samples: Sequence[Sample], stage: DecisionStage, held_before: Sequence[HeldOut] = ()) -> Decision:
+    """Decide all phases and the holdout, keeping out what was `held_before` while it is still there and usable.
+
+    Raises UserError for SQL that cannot be asked and for unknown names.
+    """
     check_names(samples, stage)
     query = SampleQuery(samples, sample_schema(stage.kind))
     selector = Selector(
@@ -127,7 +140,8 @@ def decide(samples: Sequence[Sample], stage: DecisionStage) -> Decision:
         orders={name: query.ordered(phase.order_by, f"phases.{name}.order_by") for name, phase in stage.phases.items()},
     )
     wished = selector.select({})
-    held = hold_out(samples, wished, stage)
+    kept_out = still_there(held_before, [one for one in samples if one.id not in selector.usable_drops])
+    held = hold_out(samples, wished, stage, kept_out)
     final = selector.select(held_out_drops(samples, held))
     by_name = {sample.id: sample for sample in samples}
     manifests = {name: [by_name[key].manifest_row() for key in decided.kept] for name, decided in final.items()}
@@ -136,7 +150,16 @@ def decide(samples: Sequence[Sample], stage: DecisionStage) -> Decision:
         warnings.append(
             f"held_out asks for {stage.held_out}; only {len(held)} of {len(selected(wished))} samples are held out"
         )
-    return Decision(manifests, holdout_rows(by_name, held, wished), decision_rows(samples, final), warnings)
+    named = [HeldOut(name, by_name[name].image_sha256 or "") for name in held]
+    return Decision(manifests, holdout_rows(by_name, held, wished), decision_rows(samples, final), warnings, named)
+
+
+def still_there(held_before: Sequence[HeldOut], usable: Sequence[Sample]) -> list[Sample]:
+    """Which usable samples were held out before: by their bytes under any name, else by their name."""
+    by_bytes = {sample.image_sha256: sample for sample in usable}
+    by_name = {sample.id: sample for sample in usable}
+    found = [by_bytes.get(held.image_sha256) or by_name.get(held.id) for held in held_before]
+    return list({sample.id: sample for sample in found if sample is not None}.values())
 
 
 def check_names(samples: Sequence[Sample], stage: DecisionStage) -> None:
@@ -232,8 +255,10 @@ def selected(decided: Mapping[str, PhaseDecision]) -> Counter[str]:
     return Counter(name for phase in decided.values() for name in phase.kept)
 
 
-def hold_out(samples: Sequence[Sample], wished: Mapping[str, PhaseDecision], stage: DecisionStage) -> list[str]:
-    """Choose the held-out samples, at most half of what is selected; names in the order of choice.
+def hold_out(
+    samples: Sequence[Sample], wished: Mapping[str, PhaseDecision], stage: DecisionStage, kept_out: Sequence[Sample]
+) -> list[str]:
+    """Choose the held-out samples, at most half of what is selected, those `kept_out` first; names in the order of choice.
 
     Preferred are samples that many phases would train on (the cleanest), then close or half framings with a face, then
     light set-ups that are not yet held out; ties break by a hash of the image. Samples named by `always` stay.
@@ -250,12 +275,13 @@ def hold_out(samples: Sequence[Sample], wished: Mapping[str, PhaseDecision], sta
         drawn = sha256_of_bytes(f"holdout {sample.image_sha256}".encode())
         return (-counts[sample.id], not seen_face, lights[sample["light_cluster"]], drawn, sample.sample_id or "")
 
-    while pool and len(chosen) < min(stage.held_out, len(counts) // 2):
-        best = min(pool, key=preference)
+    waiting = [sample for sample in kept_out if sample.id not in by_hand]
+    while (waiting or pool) and len(chosen) < min(stage.held_out, len(counts) // 2):
+        best = waiting.pop(0) if waiting else min(pool, key=preference)
         chosen.append(best.id)
         lights[best["light_cluster"]] += 1
         groups.add(best["near_duplicate_group"])
-        pool = [s for s in pool if s is not best and s["near_duplicate_group"] not in groups - {None}]
+        pool = [s for s in pool if s.id not in chosen and s["near_duplicate_group"] not in groups - {None}]
     return chosen
 
 

@@ -13,7 +13,6 @@ from likeness.config.phases import DecisionStage
 from likeness.config.quality import QualityLimits
 from likeness.phases.samples import Sample
 
-
 BLINDING = frozenset({"face_px", "sharpness", "clipped"})
 """Defects that make embeddings unreliable: named before any doubt about the person."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from likeness.config.base import ModelSource
 from likeness.klein.load import BaseModel
+from likeness.lease import device_of_job
 
 
 def open_base(model: ModelSource, *, offline: bool, dtype: str = "float32", on_gpu: bool = False) -> BaseModel:
@@ -14,12 +15,5 @@ def open_base(model: ModelSource, *, offline: bool, dtype: str = "float32", on_g
         offline=offline,
         sha256=model.sha256,
         dtype=dtype,
-        device=best_device() if on_gpu else "cpu",
+        device=device_of_job() if on_gpu else "cpu",
     )
-
-
-def best_device() -> str:
-    """The GPU that this job was given, else the CPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
