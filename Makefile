@@ -26,10 +26,10 @@ demo: $(VENV)/.installed ## draw photos, train three subjects on the CPU, write 
 	@$(RUN) scripts/show_results.py --folder demo
 
 test: $(VENV)/.installed ## the test suite without the slow rest
-	$(RUN) -m pytest tests -m "not slow and not slurm"
+	$(RUN) -m pytest tests -n 2 --dist loadfile -m "not slow and not slurm"
 
 test-full: $(VENV)/.installed ## the slow rest: faults, scale, seeds, Slurm
-	$(RUN) -m pytest tests -m "slow or slurm"
+	$(RUN) -m pytest tests -n 2 --dist loadfile -m "slow or slurm"
 
 check: $(VENV)/.installed ## formatting, types, lint of code and workflow
 	$(VENV)/bin/ruff check scripts tests

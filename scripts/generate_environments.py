@@ -17,7 +17,18 @@ from packaging.utils import canonicalize_name
 from likeness.program import run
 
 HOUSE = Path(__file__).resolve().parents[1]
-CORE = ("pydantic", "pyyaml", "numpy", "scipy", "pandas", "pyarrow", "duckdb", "pillow", "pillow-heif", "opencv-python-headless")
+CORE = (
+    "pydantic",
+    "pyyaml",
+    "numpy",
+    "scipy",
+    "pandas",
+    "pyarrow",
+    "duckdb",
+    "pillow",
+    "pillow-heif",
+    "opencv-python-headless",
+)
 CORE += ("scikit-image", "imagehash", "filelock", "jinja2", "tqdm")
 TORCH = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 STAGES = {

@@ -92,7 +92,7 @@ def test_measured_merged_and_decided_twice_to_the_same_bytes(tables: Path, tmp_p
         done = decide(tables, tmp_path / name)
         assert done.returncode == 0 and done.stdout.strip() == "phase main: 3 of 4 kept", done.stderr
     written = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert written == ["decisions.parquet", "holdout.parquet", "main.parquet"]
+    assert written == ["decisions.parquet", "held-out.json", "holdout.parquet", "main.parquet"]
     for name in written:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert len(read_rows(tmp_path / "one" / "main.parquet", MANIFEST)) == 3
