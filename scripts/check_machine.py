@@ -84,6 +84,13 @@ def found_at(model: ModelSource) -> str | None:
     return None
 
 
+def how_to_get(model: ModelSource) -> str:
+    """What to do about a model that is not here."""
+    if "/" not in model.source:
+        return f"{model.source} is not on this machine; put the pack's files into ~/.insightface/models/{model.source} or name a folder"
+    return f"{model.source} is not on this machine; `hf download {model.source}` fetches it (gated models: `hf auth login` first)"
+
+
 def check_subject(name: str, subject: Subject, memory_gib: float) -> Iterator[Check]:
     """Weights, keys, memory and the time to expect for one subject."""
     for key, model in sources_of(subject):

@@ -151,7 +151,7 @@ def test_a_killed_job_has_kept_what_was_answered(project: Project, server: StubS
 
     def third_hangs(path: str, body: dict[str, Any], headers: dict[str, str]) -> Reply:
         reply = real(path, body, headers)
-        return Reply(good().says, delay_s=3.0) if len(server.seen) == 3 else reply
+        return Reply(good().says, delay_s=5.0) if len(server.seen) == 3 else reply
 
     server.reply_to = third_hangs  # type: ignore[method-assign]
     settings = canonical_json({"settings": stage.model_dump(mode="json"), "code": ""})
@@ -170,6 +170,7 @@ def test_a_killed_job_has_kept_what_was_answered(project: Project, server: StubS
         deadline = time.monotonic() + 60
         while len(server.seen) < 3 and time.monotonic() < deadline:
             time.sleep(0.02)
+        time.sleep(1.0)  # the second answer is kept while the third is waited for
         job.kill()
     assert len(server.seen) == 3
     done = project.write(stage, 0)

@@ -57,6 +57,7 @@ def publish_lora(
         samples = write_samples(output_folder / "images", best, rows, store)
         card = write_card(subject, stage, best, read_rows(decisions, DECISIONS), samples, modules)
         write_atomically(output_folder / "README.md", card.encode())
+        write_atomically(output_folder / "best.json", best_json.read_bytes())
         chosen = {name: best[name] for name in ("variant", "phase", "step", "lora_scale", "lora_sha256")}
         return write_record(
             output_folder, {"subject": subject, **chosen, "modules": modules, "files": listed(output_folder)}
@@ -127,7 +128,7 @@ def archive(folder: Path, subject: str, keep_sha256: str | None) -> None:
     target = folder / "archive" / sha256_of_file(old)[:12]
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
-    for name in (old.name, f"{subject}.comfyui.safetensors", "README.md", "images"):
+    for name in (old.name, f"{subject}.comfyui.safetensors", "README.md", "best.json", "images"):
         if (folder / name).exists():
             (folder / name).replace(target / name)
 

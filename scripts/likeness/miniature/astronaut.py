@@ -27,7 +27,7 @@ FACE = (174, 60, 275, 185)
 """Left, top, right, bottom of her face in the portrait, px, read off by eye."""
 BESIDE_HER_JAW = ((268, 133), (300, 126), (306, 196), (274, 180), (258, 171), (264, 152))
 """Corners (x, y), px, of the wall between jaw and collar, which GrabCut takes for skin."""
-STRANGER = 55
+STRANGER = 15
 """Which of 60 drawn people is the other person: one in whom the cascades see a face."""
 COLLAR = (
     *((112, 193), (125, 166), (148, 151), (184, 148), (256, 177), (290, 205), (304, 235)),
