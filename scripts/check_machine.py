@@ -61,6 +61,8 @@ def sources_of(subject: Subject) -> Iterator[tuple[str, ModelSource]]:
         yield "faces.model", subject.faces.model
     if subject.masks.model and subject.masks.backend not in {"grabcut", "folder"}:
         yield "masks.model", subject.masks.model
+    if subject.quality.body_pose:
+        yield "quality.body_pose", subject.quality.body_pose
     if subject.captions.backend == "transformers":
         yield "captions.model", subject.captions.model
     if subject.evaluation.recogniser_backend == "insightface":

@@ -18,16 +18,17 @@ def main() -> None:
     set_threads(1)
 
     from likeness.photos.images import read_images
-    from likeness.quality.measure import STAGE, VERSION, measure_shard
+    from likeness.quality.measure import STAGE, VERSION, body_model_of, measure_shard, slice_told
     from likeness.store import Store
     from likeness.tables import FACES, MASKS, QUALITY, read_rows, write_table
 
     store = Store(args.store)
-    rows = measure_shard(
-        read_images(args.images), read_rows(args.faces, FACES), read_rows(args.masks, MASKS), stage.quality, store
-    )
-    write_table(args.output, QUALITY, rows, as_about(STAGE, VERSION, stage))
-    print(f"{store.summary()}; models loaded: 0")
+    body_model = body_model_of(stage, store)
+    tables = read_rows(args.faces, FACES), read_rows(args.masks, MASKS)
+    rows = measure_shard(read_images(args.images), *tables, stage.quality, store, body_model=body_model)
+    write_table(args.output, QUALITY, rows, as_about(STAGE, VERSION, slice_told(stage)))
+    loaded = 0 if body_model is None else int(body_model.loaded)
+    print(f"{store.summary()}; models loaded: {loaded}")
 
 
 if __name__ == "__main__":

@@ -17,13 +17,13 @@ def main() -> None:
     set_threads(1)
 
     from likeness.photos.images import read_image_rows
-    from likeness.quality.measure import STAGE, VERSION
+    from likeness.quality.measure import STAGE, VERSION, slice_told
     from likeness.quality.merge import merge_quality
     from likeness.tables import FACES, QUALITY, merge_tables, read_rows, write_table
 
     rows = merge_tables(args.tables, QUALITY).to_pylist()
     merged = merge_quality(rows, read_image_rows(args.images), read_rows(args.faces, FACES), stage.quality)
-    write_table(args.output, QUALITY, merged, as_about(STAGE, VERSION, stage))
+    write_table(args.output, QUALITY, merged, as_about(STAGE, VERSION, slice_told(stage)))
     lights = {row["light_cluster"] for row in merged if row["light_cluster"] is not None}
     print(f"quality: {len(merged)} samples under {len(lights)} lights")
 

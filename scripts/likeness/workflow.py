@@ -250,7 +250,7 @@ class Plan:
         return self._params(self._mask_slice(self.subjects[wildcards.subject]), "merge_masks")
 
     def _quality_slice(self, subject: Subject) -> QualityStage:
-        return QualityStage(quality=subject.quality, kind=subject.kind)
+        return QualityStage(quality=subject.quality, kind=subject.kind, offline=self.project.offline)
 
     def measure_quality(self, wildcards: Any) -> str:
         return self._params(self._quality_slice(self.subjects[wildcards.subject]), "measure_quality")

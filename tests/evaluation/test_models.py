@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.tiny_body import tiny_body
 
 from likeness.config.base import ModelSource
 from likeness.config.evaluation import EvaluationSettings
@@ -127,23 +126,7 @@ def test_clip_folder_that_lacks_files_is_named(tmp_path):
 @pytest.fixture(scope="module")
 def pose_folder(tmp_path_factory):
     """A tiny random ViTPose."""
-    from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation, VitPoseImageProcessor
-
-    folder = tmp_path_factory.mktemp("pose") / "tiny-pose"
-    backbone = VitPoseBackboneConfig(
-        image_size=[64, 48],
-        patch_size=[16, 16],
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        out_indices=[2],
-    )
-    torch.manual_seed(2)
-    config = VitPoseConfig(backbone_config=backbone, num_labels=17, use_simple_decoder=True, scale_factor=4)
-    VitPoseForPoseEstimation(config).save_pretrained(folder)
-    VitPoseImageProcessor(size={"height": 64, "width": 48}).save_pretrained(folder)
-    assert json.loads((folder / "preprocessor_config.json").read_text())
-    return folder
+    return tiny_body(tmp_path_factory.mktemp("pose") / "tiny-pose")
 
 
 def test_shoulder_width_is_the_distance_of_two_keypoints_or_none(pose_folder, tmp_path, monkeypatch):
@@ -154,6 +137,12 @@ def test_shoulder_width_is_the_distance_of_two_keypoints_or_none(pose_folder, tm
         record = {"points": [[1.0, 1.0], [4.0, 5.0]], "scores": [0.9, score]}
         monkeypatch.setattr(body, "_find", lambda image_HWC, box, record=record: record)
         assert body.shoulder_width(f"score {score}", lambda: PAIR[0], (0.0, 0.0, 64.0, 64.0)) == expected
+
+
+def test_body_folder_that_lacks_files_is_named_before_anything_is_scored(tmp_path):
+    (tmp_path / "pose").mkdir()
+    with pytest.raises(UserError, match=r"evaluation\.body_pose.*pose lacks config\.json, model\.safetensors"):
+        models_of(tmp_path, body_pose=tmp_path / "pose")
 
 
 def test_nothing_configured_means_no_model():

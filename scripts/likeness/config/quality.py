@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from likeness.config.base import Settings
+from likeness.config.base import ModelChoice, Settings
 
 
 class QualitySettings(Settings):
@@ -26,6 +26,10 @@ class QualitySettings(Settings):
     )
     background_bins: int = Field(
         default=4, ge=2, le=16, description="Bins a channel of the background's colour histogram."
+    )
+    body_pose: ModelChoice | None = Field(
+        default=None,
+        description="Body keypoint model (ViTPose folder or hub id) for framing; null: face height against frame height.",
     )
     light_distance: float = Field(
         default=12.0, gt=0, description="Distance (CIELab units) above which two lights are different set-ups."
@@ -81,3 +85,4 @@ class QualityStage(Settings):
 
     quality: QualitySettings
     kind: str
+    offline: bool = True

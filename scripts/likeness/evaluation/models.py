@@ -14,15 +14,12 @@ from likeness.config.base import ModelSource
 from likeness.config.evaluation import EvaluationSettings
 from likeness.errors import UserError
 from likeness.faces.weights import check_sha256, hub_folder, model_fingerprint, weight_file
+from likeness.quality.body import LEAST_KEYPOINT_SCORE, SHOULDERS, BodyModel, Box
 from likeness.store import Store, item_key
 
 VERSION = 1
 CLIP_STAGE, BODY_STAGE = "score-clip-embeddings", "score-body"
 CLIP_FILES = ("config.json", "model.safetensors", "preprocessor_config.json", "tokenizer_config.json")
-BODY_FILES = ("config.json", "model.safetensors", "preprocessor_config.json")
-SHOULDERS = (5, 6)
-"""Places of the two shoulders among the 17 COCO keypoints."""
-LEAST_KEYPOINT_SCORE = 0.3
 Image = NDArray[np.uint8]
 
 
@@ -159,30 +156,16 @@ def _unit(features: Any) -> list[float]:
     return [float(value) for value in vector_D / np.linalg.norm(vector_D)]
 
 
-class BodyPose:
-    """Shoulders by a ViTPose model in transformers layout; what it finds in a picture is a stored item."""
+class BodyPose(BodyModel):
+    """Shoulders by a ViTPose model; what it finds in a picture is a stored item."""
 
     def __init__(self, source: ModelSource, store: Store, offline: bool) -> None:
+        super().__init__("evaluation.body_pose", source, store.root, offline)
         self.store = store
-        self.folder = hub_folder("evaluation.body_pose", source, BODY_FILES, offline)
-        self.fingerprint = model_fingerprint(source, self.folder, store.root)
+        _ = self.folder  # an absent file is an error before anything is scored
         self.name = f"{Path(source.source).name}-{self.fingerprint[:12]}"
 
-    @cached_property
-    def model(self) -> Any:
-        from transformers import VitPoseForPoseEstimation
-
-        return VitPoseForPoseEstimation.from_pretrained(self.folder, local_files_only=True, use_safetensors=True).eval()
-
-    @cached_property
-    def processor(self) -> Any:
-        from transformers import AutoImageProcessor
-
-        return AutoImageProcessor.from_pretrained(self.folder, local_files_only=True)
-
-    def shoulder_width(
-        self, content: str, load: Callable[[], Image], person_box: tuple[float, float, float, float]
-    ) -> float | None:
+    def shoulder_width(self, content: str, load: Callable[[], Image], person_box: Box) -> float | None:
         """Distance of the shoulders in px of the picture, within a person's box; None where they are not seen."""
         key = item_key(BODY_STAGE, VERSION, [round(side, 3) for side in person_box], self.fingerprint, content)
         record = self.store.load_or_compute(BODY_STAGE, key, lambda: (self._find(load(), person_box), {})).record
@@ -191,21 +174,6 @@ class BodyPose:
         (x0, y0), (x1, y1) = record["points"]
         return float(np.hypot(x1 - x0, y1 - y0)) or None
 
-    def _find(self, image_HWC: Image, person_box: tuple[float, float, float, float]) -> dict[str, Any]:
-        import torch
-        from PIL import Image as Pillow
-
-        x0, y0, x1, y1 = person_box
-        boxes = [np.array([[x0, y0, x1 - x0, y1 - y0]])]
-        inputs = self.processor(images=Pillow.fromarray(image_HWC), boxes=boxes, return_tensors="pt")
-        if self.model.config.backbone_config.num_experts > 1:
-            inputs["dataset_index"] = torch.zeros(1, dtype=torch.int64)
-        with torch.no_grad():
-            output = self.model(**inputs)
-        found = self.processor.post_process_pose_estimation(output, boxes=boxes)[0][0]
-        by_label = dict(zip(found["labels"].tolist(), range(len(found["labels"])), strict=True))
-        shoulders = [by_label.get(label) for label in SHOULDERS]
-        return {
-            "points": [[0.0, 0.0] if at is None else [float(v) for v in found["keypoints"][at]] for at in shoulders],
-            "scores": [0.0 if at is None else float(found["scores"][at]) for at in shoulders],
-        }
+    def _find(self, image_HWC: Image, person_box: Box) -> dict[str, Any]:
+        found, shoulders = self.keypoints(image_HWC, person_box), list(SHOULDERS)
+        return {"points": found.points_K2[shoulders].tolist(), "scores": found.scores_K[shoulders].tolist()}

@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from likeness.config.quality import QualitySettings
+from likeness.config.quality import QualitySettings, QualityStage
 from likeness.faces.stage import load_checked
 from likeness.photos.images import ImageRef
 from likeness.photos.load import PhotoError
-from likeness.quality import background, face, pairs
+from likeness.quality import background, body, face, pairs
 from likeness.quality.regions import View, scaled_down, scaled_to
 from likeness.store import Store, item_key
 
@@ -28,8 +28,25 @@ STAGE = "quality"
 DIGITS = 6
 """Measures are rounded to so many significant digits, so that other builds of the libraries give equal tables."""
 
+NOT_MEASURED_WITH = ("body_pose", "light_distance", "background_distance")
+"""Settings that the item of a photo or pair does not depend on; keypoints are an item of their own."""
+
 Row = Mapping[str, Any]
 Candidates = dict[tuple[str, str], list[Row]]
+
+
+def body_model_of(stage: QualityStage, store: Store) -> body.BodyModel | None:
+    """The configured body model, neither looked for nor loaded yet; None where none is configured."""
+    source = stage.quality.body_pose
+    return None if source is None else body.BodyModel("quality.body_pose", source, store.root, stage.offline)
+
+
+def slice_told(stage: QualityStage) -> dict[str, Any]:
+    """The settings that a table's metadata tells of: those that its rows depend on."""
+    told = stage.model_dump(mode="json", exclude={"offline"})
+    if stage.quality.body_pose is None:
+        del told["quality"]["body_pose"]
+    return told
 
 
 def candidates_of(faces: Sequence[Row]) -> Candidates:
@@ -57,14 +74,18 @@ def measure_shard(
     settings: QualitySettings,
     store: Store,
     load: Callable[[ImageRef], NDArray[np.uint8]] = load_checked,
+    body_model: body.BodyModel | None = None,
 ) -> list[dict[str, Any]]:
     """Measure every candidate of the shard's photos (or of its pairs' targets); one QUALITY row each.
+
+    `body_model` is the one that the settings name (`body_model_of`), None where they name none.
 
     A photo without a face has one row with face null and status no_face, which still tells of its background; a pair
     without a face is compared as a whole.
     """
+    assert (settings.body_pose is None) == (body_model is None), "a configured body model is used"
     by_role = {(image.id, image.role): image for image in images}
-    measurer = Measurer(candidates_of(faces), mask_hashes(masks), settings, store, load)
+    measurer = Measurer(candidates_of(faces), mask_hashes(masks), settings, store, load, body_model)
     rows: list[dict[str, Any]] = []
     for image in images:
         if image.role not in ("photo", "target"):
@@ -87,8 +108,10 @@ class Measurer:
         settings: QualitySettings,
         store: Store,
         load: Callable[[ImageRef], NDArray[np.uint8]],
+        body_model: body.BodyModel | None,
     ) -> None:
         self.candidates, self.masks, self.settings, self.store, self.load = candidates, masks, settings, store, load
+        self.body_model = body_model
         self.pictures: dict[str, NDArray[np.uint8]] = {}
 
     def forget(self) -> None:
@@ -123,6 +146,7 @@ class Measurer:
         partner = matching_candidate(candidate, others)
         try:
             measures = self.stored("photo", self.content(image, candidate), partial(self.photo, image, candidate))
+            measures |= self.framing(image, candidate)
             if source is not None:
                 content = {"target": self.content(image, candidate), "source": self.content(source, partner)}
                 measures |= self.stored("pair", content, partial(self.pair, image, candidate, source, partner))
@@ -133,7 +157,7 @@ class Measurer:
         return base | passed_through(candidate) | measures | status_of(candidate)
 
     def stored(self, what: str, content: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        how = self.settings.model_dump(mode="json", exclude={"light_distance", "background_distance"})
+        how = self.settings.model_dump(mode="json", exclude=set(NOT_MEASURED_WITH))
         key = item_key(STAGE, VERSION, how, what, content)
         return dict(self.store.load_or_compute(STAGE, key, lambda: (compute(), {})).record)
 
@@ -141,6 +165,25 @@ class Measurer:
         """Measure one picture by itself."""
         view = self.view(image, candidate)
         return photo_measures(view, self.settings)
+
+    def framing(self, image: ImageRef, candidate: Row | None) -> dict[str, str]:
+        """Framing by body keypoints; nothing without a body model or a face, or where the model sees nobody."""
+        model = self.body_model
+        if model is None or candidate is None:
+            return {}
+
+        def compute() -> tuple[dict[str, Any], dict[str, bytes]]:
+            view = self.view(image, candidate)
+            found = model.keypoints(view.image_HWC, body.person_box(view))
+            record = {"points": found.points_K2.tolist(), "scores": found.scores_K.tolist()}
+            return rounded(record) | {"size_px": list(view.size)}, {}
+
+        content = {"image": image.sha256, "person": self.hashes(candidate).get("person")}
+        key = item_key(body.STAGE, body.VERSION, None, model.fingerprint, content)
+        record = self.store.load_or_compute(body.STAGE, key, compute).record
+        found = body.Keypoints(np.array(record["points"], np.float64), np.array(record["scores"], np.float64))
+        framing = body.framing_by_keypoints(found, *record["size_px"])
+        return {} if framing is None else {"framing": framing, "framing_by": "body keypoints"}
 
     def pair(self, target: ImageRef, candidate: Row | None, source: ImageRef, partner: Row | None) -> dict[str, Any]:
         """Compare a target with its source on the target's grid, scaled down to the working size."""
