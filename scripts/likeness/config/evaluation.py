@@ -39,7 +39,7 @@ class EvaluationSettings(Settings):
     seeds: tuple[int, ...] = Field(
         default=(1, 2, 3, 4),
         min_length=2,
-        description="Seeds of the initial noise; the first half selects, the second reports.",
+        description="Seeds of the initial noise; 1 and 2 select, 3 and 4 report, others by their hash, so that adding one moves no other.",
     )
     sampling_steps: int = Field(default=20, ge=1, le=100, description="Denoising steps of an evaluation image.")
     guidance_scale: float = Field(default=4.0, ge=1, le=20, description="Classifier-free guidance; 1 is none.")
