@@ -343,8 +343,8 @@ def write_table(
 ) -> None:
     """Write a table atomically; `about` (stage version, settings slice, fingerprints) goes into the Parquet metadata."""
     if isinstance(rows, pa.Table):
-        rows = cast(pa.Table, rows)
-        table = sort_table(rows.select(kind.schema.names).cast(kind.schema), kind.sort_by)
+        given: Any = rows
+        table = sort_table(given.select(kind.schema.names).cast(kind.schema), kind.sort_by)
     else:
         table = table_of(kind, cast(Iterable[Mapping[str, Any]], rows))
     metadata = {b"likeness": canonical_json(dict(about)).encode()} if about else None
