@@ -26,8 +26,6 @@ from PIL import Image
 HOUSE = Path(__file__).resolve().parents[2]
 SUBJECTS = ("robin", "robin-smiles")
 SEEDS = (42, 43, 44)
-TOO_HOT = "long"
-"""The variant of robin that trains on past its best."""
 CORNER_PX = 3
 """Of a close portrait of 16 px, the upper corners of this side show nothing but background."""
 
