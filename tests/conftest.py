@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from likeness.workflow import code_digest
+from likeness.code import code_digest
 
 HOUSE = Path(__file__).resolve().parents[1]
 CACHE = HOUSE / ".cache" / "miniature"

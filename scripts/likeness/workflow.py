@@ -1,22 +1,21 @@
-"""What the rules need while Snakemake parses them: shards, file lists, settings slices, code digests.
+"""What the rules need while Snakemake parses them: shards, file lists, settings slices.
 
 Nothing heavy is imported here, since every Snakemake start and every cluster job pays for it.
 """
 
 from __future__ import annotations
 
-import ast
-import hashlib
 import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from glob import glob
 from pathlib import Path
 from typing import Any
 
 from likeness.captions.edits import read_edits
+from likeness.code import SCRIPTS, code_digest
 from likeness.config.captions import CaptionStage
 from likeness.config.evaluation import ChoiceStage, PublishStage, ScoreStage
 from likeness.config.exports import ExportStage
@@ -33,9 +32,7 @@ from likeness.photos.names import list_photos, shard_of
 from likeness.photos.pairs import list_pairs
 from likeness.store import canonical_json
 
-SCRIPTS = Path(__file__).resolve().parents[1]
 MODELS = "models/miniature"
-CODE = frozenset({".py", ".j2", ".css", ".yaml", ".json"})
 
 
 def use_this_interpreter() -> None:
@@ -44,46 +41,6 @@ def use_this_interpreter() -> None:
     paths = os.environ.get("PATH", "").split(os.pathsep)
     os.environ["PATH"] = os.pathsep.join([folder, *[path for path in paths if path != folder]])
     os.environ["LIKENESS"] = str(SCRIPTS)
-
-
-@cache
-def modules_of(source: Path) -> frozenset[Path]:
-    """The likeness modules that one file imports, wherever in the file."""
-    if not source.exists():
-        return frozenset()
-    if source.suffix != ".py":
-        return frozenset()
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("likeness"):
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
-        elif isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names if alias.name.startswith("likeness")}
-    files = (SCRIPTS / f"{name.replace('.', '/')}.py" for name in names)
-    return frozenset(file for file in files if file.exists())
-
-
-@cache
-def code_digest(script: str, *packages: str) -> str:
-    """Hash of a program, of the packages behind its backends, and of every likeness module that they import.
-
-    It only decides whether a job starts; items are recomputed by their stage's version.
-    """
-    folders = [SCRIPTS / "likeness" / package for package in packages]
-    waiting = [
-        SCRIPTS / f"{script}.py",
-        *(file for folder in folders for file in folder.rglob("*") if file.suffix in CODE),
-    ]
-    seen: set[Path] = set()
-    while waiting:
-        file = waiting.pop()
-        if file not in seen:
-            seen.add(file)
-            waiting.extend(modules_of(file))
-    digest = hashlib.sha256()
-    for file in sorted(seen):
-        digest.update(file.relative_to(SCRIPTS).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
 
 
 class Plan:

@@ -1,0 +1,51 @@
+"""Which code a stage's program runs, as one digest: it decides whether a job starts, never whether items are recomputed."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from functools import cache
+from pathlib import Path
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+CODE = frozenset({".py", ".j2", ".css", ".yaml", ".json"})
+
+
+@cache
+def modules_of(source: Path) -> frozenset[Path]:
+    """The likeness modules that one file imports, wherever in the file."""
+    if not source.exists():
+        return frozenset()
+    if source.suffix != ".py":
+        return frozenset()
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("likeness"):
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names if alias.name.startswith("likeness")}
+    files = (SCRIPTS / f"{name.replace('.', '/')}.py" for name in names)
+    return frozenset(file for file in files if file.exists())
+
+
+@cache
+def code_digest(script: str, *packages: str) -> str:
+    """Hash of a program, of the packages behind its backends, and of every likeness module that they import.
+
+    It only decides whether a job starts; items are recomputed by their stage's version.
+    """
+    folders = [SCRIPTS / "likeness" / package for package in packages]
+    waiting = [
+        SCRIPTS / f"{script}.py",
+        *(file for folder in folders for file in folder.rglob("*") if file.suffix in CODE),
+    ]
+    seen: set[Path] = set()
+    while waiting:
+        file = waiting.pop()
+        if file not in seen:
+            seen.add(file)
+            waiting.extend(modules_of(file))
+    digest = hashlib.sha256()
+    for file in sorted(seen):
+        digest.update(file.relative_to(SCRIPTS).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
