@@ -23,13 +23,11 @@ def main() -> None:
 def described(best: dict) -> str:
     """One line about a choice."""
     if best.get("variant") is None:
-        return f"nothing chosen: {best.get('rule', 'no reason given')}"
-    metrics = ", ".join(
-        f"{name} {found['value']:.3f}"
-        for name, found in sorted(best["metrics"].items())
-        if found.get("value") is not None
-    )
-    return f"{best['variant']}, phase {best['phase']}, step {best['step']} ({metrics})"
+        return f"nothing chosen: {best['rule'].removeprefix('no choice: ')}"
+    ranked = best["identity_metric"]
+    shown = [name for name in (ranked, f"{ranked}_over_base") if name in best["metrics"]]
+    numbers = ", ".join(f"{name} {best['metrics'][name]['value']:+.3f}" for name in shown)
+    return f"{best['variant']}, phase {best['phase']}, step {best['step']}; on the report half {numbers or 'nothing'}"
 
 
 if __name__ == "__main__":

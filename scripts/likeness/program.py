@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -51,6 +52,8 @@ def set_threads(count: int) -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Run a program's main: the user's mistakes become one line and exit code 2, failures of the moment exit code 75."""
+    # It warns at import of a CPU kernel that it cannot download, which nothing here uses.
+    logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
     try:
         main()
     except UserError as error:

@@ -148,6 +148,14 @@ def test_without_any_identity_there_is_no_choice_but_a_reason():
     assert best_record([], stage_of(), {})["rule"] == "no choice: there is no checkpoint to choose from"
 
 
+def test_prompts_that_a_metric_is_not_meant_for_explain_no_missing_choice():
+    rows = rows_of_nulls("csim", "no_face") + rows_of_nulls("csim", "not_applicable: csim is not measured there")
+    rule = best_record(rows, stage_of(), {})["rule"]
+    assert "csim (no_face)" in rule and "not_applicable" not in rule
+    only = best_record(rows_of_nulls("csim", "not_applicable: x"), stage_of(), {})["rule"]
+    assert "csim (not_applicable: x)" in only
+
+
 def test_edit_takes_the_lowest_error_and_clusters_by_source():
     rows = []
     for step, value in ((10, 0.3), (20, 0.05), (30, 0.2)):

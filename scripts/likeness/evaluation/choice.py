@@ -178,6 +178,8 @@ def _metric_of(scores: Scores, candidates: Sequence[Checkpoint], stage: ChoiceSt
         if any(scores.clusters(checkpoint, SELECT, metric) for checkpoint in candidates):
             return metric, ""
         statuses = {row["status"] for checkpoint in candidates for row in scores.rows_of(checkpoint, SELECT, metric)}
+        # Prompts that a metric is not meant for explain nothing where others failed.
+        statuses = {status for status in statuses if not status.startswith("not_applicable")} or statuses
         reasons.append(f"{metric} ({', '.join(sorted(statuses)) or 'no rows'})")
     return None, f"none of the metrics to choose by was measured: {'; '.join(reasons)}"
 
