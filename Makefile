@@ -5,7 +5,7 @@ VENV := .venv
 RUN := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(abspath $(VENV))/bin/python
 CORES ?= all
 
-.PHONY: help install demo test test-full check new curate try doctor unlock prune lock generate clean-demo
+.PHONY: help install demo test test-full check new curate models try doctor unlock prune lock generate clean-demo
 
 help: ## say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -46,6 +46,9 @@ curate: $(VENV)/.installed ## every photo, its fate and reason, mask and caption
 
 try: $(VENV)/.installed ## NAME=jane PROMPT="…" SCALE=0.9: draw one image with the published LoRA
 	@$(RUN) scripts/try_lora.py --name "$(NAME)" --prompt "$(PROMPT)" --scale "$(or $(SCALE),1.0)"
+
+models: $(VENV)/.installed ## fetch and verify the configured models, so that runs can be offline
+	$(RUN) -m snakemake --cores 1 --forcerun fetch_models -- models
 
 doctor: $(VENV)/.installed ## check GPU, memory, disk, weights and configuration
 	@$(RUN) scripts/check_machine.py

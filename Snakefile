@@ -33,6 +33,7 @@ rule all:
         [file for subject in plan.subjects for file in plan.products(subject)],
 
 
+include: "rules/models.smk"
 include: "rules/photos.smk"
 include: "rules/faces.smk"
 include: "rules/masks.smk"

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from likeness.config.base import ModelSource
 from likeness.config.craft import model_size
 from likeness.config.load import load_project
-from likeness.config.subject import MINIATURE, Subject
+from likeness.config.subject import Subject
 from likeness.errors import UserError
+from likeness.models import found_at, how_to_get, wanted_models
 from likeness.program import run
 
 Check = tuple[str, str, str]
@@ -54,58 +54,11 @@ def check_space(folder: Path) -> Check:
     )
 
 
-def sources_of(subject: Subject) -> Iterator[tuple[str, ModelSource]]:
-    """The models that a subject needs, by key."""
-    yield "base_model", subject.base_model
-    if subject.faces.backend in {"insightface", "yolo"}:
-        yield "faces.model", subject.faces.model
-    if subject.masks.model and subject.masks.backend not in {"grabcut", "folder"}:
-        yield "masks.model", subject.masks.model
-    if subject.quality.body_pose:
-        yield "quality.body_pose", subject.quality.body_pose
-    if subject.captions.backend == "transformers":
-        yield "captions.model", subject.captions.model
-    if subject.evaluation.recogniser_backend == "insightface":
-        yield "evaluation.recogniser", subject.evaluation.recogniser
-
-
-def found_at(model: ModelSource) -> str | None:
-    """Where a model lies on this machine, or None."""
-    if model.source == MINIATURE or Path(model.source).exists():
-        return model.source
-    pack = Path.home() / ".insightface" / "models" / model.source
-    if pack.is_dir():
-        return str(pack)
-    from huggingface_hub import try_to_load_from_cache
-
-    if "/" in model.source:
-        for name in ("model_index.json", "config.json"):
-            cached = try_to_load_from_cache(model.source, name, revision=model.revision)
-            if isinstance(cached, str):
-                return str(Path(cached).parent)
-    return None
-
-
-def how_to_get(model: ModelSource) -> str:
-    """What to do about a model that is not here."""
-    if "/" not in model.source:
-        return f"{model.source} is not on this machine; put the pack's files into ~/.insightface/models/{model.source} or name a folder"
-    return f"{model.source} is not on this machine; `hf download {model.source}` fetches it (gated models: `hf auth login` first)"
-
-
 def check_subject(name: str, subject: Subject, memory_gib: float) -> Iterator[Check]:
     """Weights, keys, memory and the time to expect for one subject."""
-    for key, model in sources_of(subject):
-        place = found_at(model)
-        yield (
-            ("ok", f"{name}: {key}", place)
-            if place
-            else (
-                "MISSING",
-                f"{name}: {key}",
-                f"{model.source} is not on this machine; `hf download {model.source}` fetches it (gated models: `hf auth login` first)",
-            )
-        )
+    for one in wanted_models(name, subject):
+        place = found_at(one.model)
+        yield ("ok", one.label, str(place)) if place else ("MISSING", one.label, how_to_get(one.model))
     key_name = subject.captions.api_key_env
     if subject.captions.backend == "endpoint" and key_name:
         yield (

@@ -28,6 +28,7 @@ from likeness.config.quality import QualityStage
 from likeness.config.report import PageStage
 from likeness.config.subject import MINIATURE, Subject
 from likeness.config.training import EncodeStage, TrainStage
+from likeness.models import FetchStage, wanted_models
 from likeness.photos.names import list_photos, shard_of
 from likeness.photos.pairs import list_pairs
 from likeness.store import canonical_json
@@ -150,6 +151,11 @@ class Plan:
         """The drawn world's base model and evaluation recogniser, where this subject uses them."""
         judge = self.subjects[wildcards.subject].evaluation.recogniser.source
         return self.miniature_base(wildcards) + ([f"{MODELS}/pack.json"] if judge == MINIATURE else [])
+
+    def fetch_models(self, wildcards: Any) -> str:
+        """The models that the configured backends load, each once."""
+        found = [one for name, subject in self.subjects.items() for one in wanted_models(name, subject)]
+        return self._params(FetchStage(wanted=tuple(found)), "fetch_models")
 
     # ---- params: one canonical JSON string a rule ------------------------------------------------------------------
 

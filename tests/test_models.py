@@ -1,0 +1,137 @@
+"""Models are named by the backends that load them, found where they lie, fetched as one, and their bytes are checked."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.tiny import save_tiny
+from tests.workflow.project import Project
+
+from likeness.config.base import ModelSource
+from likeness.config.load import load_project
+from likeness.errors import UserError
+from likeness.models import WantedModel, fetch_model, fetch_models, found_at, how_to_get, is_hub_id, wanted_models
+from likeness.store import sha256_of_file
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SUBJECT = """\
+recipe: character
+trigger: j4ne
+photos: data/jane
+base_model: {base}
+faces: {{backend: {faces}, model: pack}}
+masks: {{backend: grabcut}}
+captions: {{backend: facts}}
+evaluation: {{recogniser_backend: opencv, clip: {clip}}}
+"""
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny") / "base"
+    save_tiny(folder, seed=3)
+    return folder
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty hub cache of this machine, and a home folder without packs."""
+    from huggingface_hub import constants, file_download
+
+    folder = tmp_path / "hub"
+    folder.mkdir()
+    for module in (constants, file_download):
+        monkeypatch.setattr(module, "HF_HUB_CACHE", str(folder), raising=False)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    return folder
+
+
+def cache_model(hub: Path, name: str, source: Path | None = None) -> Path:
+    """Put a model into the hub cache as a download would."""
+    repository = hub / f"models--{name.replace('/', '--')}"
+    snapshot = repository / "snapshots" / COMMIT
+    if source is not None:
+        shutil.copytree(source, snapshot)
+    else:
+        snapshot.mkdir(parents=True)
+        (snapshot / "config.json").write_text("{}")
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    return snapshot
+
+
+def wanted_of(folder: Path, **values: str) -> dict[str, ModelSource]:
+    project = Project(folder)
+    project.configure(SUBJECT.format(**{"base": "miniature", "faces": "opencv", "clip": "null"} | values), "jane")
+    subject = load_project(folder).project.subjects["jane"]
+    return {one.key: one.model for one in wanted_models("jane", subject)}
+
+
+def test_only_what_a_configured_backend_loads_is_wanted(tmp_path: Path) -> None:
+    assert wanted_of(tmp_path / "a") == {}
+    found = wanted_of(tmp_path / "b", base="owner/klein-base-4B", faces="insightface", clip="owner/clip")
+    assert {key: model.source for key, model in found.items()} == {
+        "base_model": "owner/klein-base-4B",
+        "faces.model": "pack",
+        "evaluation.clip": "owner/clip",
+    }
+
+
+def test_names_of_the_hub_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here" / "model").mkdir(parents=True)
+    assert is_hub_id("owner/name")
+    assert not any(map(is_hub_id, ("here/model", "./owner/name", "~/name", "buffalo_l", "/a/b", "a/b/c")))
+
+
+def test_models_are_found_in_a_folder_a_pack_and_the_hubs_cache(hub: Path, tmp_path: Path) -> None:
+    pack = tmp_path / "home" / ".insightface" / "models" / "buffalo_l"
+    pack.mkdir(parents=True)
+    snapshot = cache_model(hub, "owner/mask")
+    assert found_at(ModelSource(source=str(tmp_path))) == tmp_path
+    assert found_at(ModelSource(source="buffalo_l")) == pack
+    assert found_at(ModelSource(source="owner/mask")) == snapshot
+    assert found_at(ModelSource(source="owner/other")) is None
+    assert "make models" in how_to_get(ModelSource(source="owner/other"))
+    assert "non-commercial" in how_to_get(ModelSource(source="antelopev2"))
+    assert "no file or folder" in how_to_get(ModelSource(source="weights/a/lpips.pth"))
+
+
+def test_a_fetched_base_model_must_fit_together_and_tells_its_commit(hub: Path, tiny_folder: Path) -> None:
+    cache_model(hub, "owner/klein", tiny_folder)
+    records = fetch_models([WantedModel(subject="jane", key="base_model", model=ModelSource(source="owner/klein"))])
+    assert [(record["key"], record["commit"]) for record in records] == [("jane: base_model", COMMIT)]
+    wrong = ModelSource(source="owner/klein", sha256="0" * 64)
+    with pytest.raises(UserError, match="is expected"):
+        fetch_model(WantedModel(subject="jane", key="base_model", model=wrong))
+
+
+def test_the_bytes_of_a_file_are_held_against_its_sha256(tmp_path: Path) -> None:
+    path = tmp_path / "alex.pth"
+    path.write_bytes(b"weights")
+    right = ModelSource(source=str(path), sha256=sha256_of_file(path))
+    assert fetch_model(WantedModel(subject="jane", key="evaluation.lpips", model=right)) == path
+    wrong = right.model_copy(update={"sha256": "0" * 64})
+    with pytest.raises(UserError, match=r"evaluation\.lpips.* have sha256"):
+        fetch_model(WantedModel(subject="jane", key="evaluation.lpips", model=wrong))
+
+
+def test_all_that_is_missing_is_named_at_once(hub: Path) -> None:
+    keys = {"base_model": "owner/absent", "faces.model": "buffalo_l", "evaluation.clip": "owner/clip"}
+    wanted = [WantedModel(subject="jane", key=key, model=ModelSource(source=name)) for key, name in keys.items()]
+    with pytest.raises(UserError) as caught:
+        fetch_models(wanted)
+    text = str(caught.value)
+    assert text.startswith("3 models could not be had") and all(name in text for name in keys.values())
+
+
+def test_the_rule_writes_what_it_found(hub: Path, tmp_path: Path, tiny_folder: Path) -> None:
+    project = Project(tmp_path / "project")
+    project.configure(SUBJECT.format(base=tiny_folder, faces="opencv", clip="null"), "jane")
+    run = project.succeed("--", "models")
+    assert run.jobs == ("Fetch and verify the models",)
+    assert "jane: base_model" in (project.folder / "models" / "fetched.json").read_text()
+    assert project.succeed("--", "models").jobs == ()
