@@ -8,11 +8,11 @@ from pathlib import Path
 from likeness.config.evaluation import ChoiceStage
 from likeness.evaluation.choice import best_record
 from likeness.program import parser_for, read_settings, run
-from likeness.store import write_atomically
+from likeness.store import Work, write_atomically
 from likeness.tables import SCORES, read_rows
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--scores", type=Path, nargs="+", required=True)
     parser.add_argument("--calibration", type=Path, required=True)
@@ -23,6 +23,7 @@ def main() -> None:
     record = best_record(rows, stage, json.loads(args.calibration.read_text("utf-8")))
     write_atomically(args.output, (json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     print(record["rule"])
+    return Work()
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ from pathlib import Path
 
 from likeness.config.phases import DecisionStage
 from likeness.program import as_about, parser_for, read_settings, run, set_threads
+from likeness.store import Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--images", type=Path, required=True, help="merged photos or pairs")
     parser.add_argument("--faces", type=Path, required=True, help="merged faces")
@@ -43,6 +44,7 @@ def main() -> None:
     write_held_out(folder / HELD_OUT, decision.held)
     for warning in decision.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    return Work()
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from likeness.config.faces import FaceStage
 from likeness.program import as_about, parser_for, read_settings, run, set_threads
+from likeness.store import Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--images", type=Path, required=True, help="photos or pairs table of the shard")
     parser.add_argument("--store", type=Path, required=True, help="folder of the item store")
@@ -31,7 +32,7 @@ def main() -> None:
         rows = [row for image in images for row in runner.rows(image)]
         about["fingerprint"], loaded = runner.fingerprint, runner.models_loaded
     write_table(args.output, FACES, rows, about)
-    print(f"{store.summary()}; models loaded: {loaded}")
+    return store.work(loaded)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from likeness.config.training import EncodeStage
 from likeness.program import parser_for, read_settings, run, set_threads
+from likeness.store import Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="phases/<phase>.parquet")
     parser.add_argument("--images", type=Path, required=True, help="photos.parquet or pairs.parquet")
@@ -28,7 +29,7 @@ def main() -> None:
 
     store = Store(args.store)
     models_loaded = encode_samples(stage, args.manifest, args.images, store, args.output)
-    print(f"{store.summary()}; models loaded: {models_loaded}")
+    return store.work(models_loaded)
 
 
 if __name__ == "__main__":

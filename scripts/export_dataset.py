@@ -8,10 +8,10 @@ from likeness.config.exports import ExportStage
 from likeness.errors import UserError
 from likeness.exports.export import export_dataset
 from likeness.program import parser_for, read_settings, run
-from likeness.store import Store
+from likeness.store import Store, Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--trainer", required=True, help="name of the trainer")
     parser.add_argument("--manifest", type=Path, required=True, help="manifest of the phase")
@@ -26,7 +26,7 @@ def main() -> None:
     warnings = export_dataset(stage, args.manifest, args.images, store, args.output_folder)
     for line in warnings:
         print(f"warning: {line}")
-    print(f"{store.summary()}; models loaded: 0")
+    return store.work()
 
 
 if __name__ == "__main__":

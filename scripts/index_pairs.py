@@ -7,10 +7,11 @@ from pathlib import Path
 from likeness.config.photos import PhotoStage
 from likeness.photos.index import VERSION, index_pairs
 from likeness.program import as_about, parser_for, read_settings, run
+from likeness.store import Work
 from likeness.tables import PAIRS, write_table
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--shard", type=int, required=True, help="which shard, from 0")
     parser.add_argument("--shards", type=int, required=True, help="number of shards")
@@ -20,7 +21,8 @@ def main() -> None:
     rows = index_pairs(stage, args.shard, args.shards)
     write_table(args.output, PAIRS, rows, as_about("index_pairs", VERSION, stage))
     usable = sum(row["status"] == "ok" for row in rows)
-    print(f"pairs: {usable} of {len(rows)} usable; models loaded: 0")
+    print(f"pairs: {usable} of {len(rows)} usable")
+    return Work()
 
 
 if __name__ == "__main__":

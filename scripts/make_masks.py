@@ -6,9 +6,10 @@ from pathlib import Path
 
 from likeness.config.masks import MaskStage
 from likeness.program import as_about, parser_for, read_settings, run, set_threads
+from likeness.store import Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--images", type=Path, required=True, help="photos or pairs table of the shard")
     parser.add_argument("--faces", type=Path, required=True, help="faces table of the shard")
@@ -36,7 +37,7 @@ def main() -> None:
             rows += runner.rows(images[name], face, by_hand.get(name))
         about["fingerprint"], loaded = runner.fingerprint, runner.models_loaded
     write_table(args.output, MASKS, rows, about)
-    print(f"{store.summary()}; models loaded: {loaded}")
+    return store.work(loaded)
 
 
 if __name__ == "__main__":

@@ -4,9 +4,10 @@ from pathlib import Path
 
 from likeness.config.quality import QualityStage
 from likeness.program import as_about, parser_for, read_settings, run, set_threads
+from likeness.store import Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--images", type=Path, required=True, help="the shard's photos or pairs")
     parser.add_argument("--faces", type=Path, required=True, help="the shard's faces")
@@ -28,7 +29,7 @@ def main() -> None:
     rows = measure_shard(read_images(args.images), *tables, stage.quality, store, body_model=body_model)
     write_table(args.output, QUALITY, rows, as_about(STAGE, VERSION, slice_told(stage)))
     loaded = 0 if body_model is None else int(body_model.loaded)
-    print(f"{store.summary()}; models loaded: {loaded}")
+    return store.work(loaded)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,11 @@ from likeness.captions.edits import next_lines, read_lines, write_lines
 from likeness.captions.interview import VERSION
 from likeness.config.captions import CaptionStage
 from likeness.program import as_about, parser_for, read_settings, run
+from likeness.store import Work
 from likeness.tables import CAPTIONS, merge_tables, write_table
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--tables", required=True, nargs="+", type=Path, help="captions tables of all shards")
     parser.add_argument("--csv", required=True, type=Path, help="captions.csv to write for people")
@@ -25,6 +26,7 @@ def main() -> None:
     edited = sum(row["caption_by"] == "captions.csv" for row in rows)
     review = sum(row["status"] != "ok" for row in rows)
     print(f"captions: {len(rows)} rows, {edited} edited by hand, {review} to review")
+    return Work()
 
 
 if __name__ == "__main__":

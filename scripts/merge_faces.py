@@ -6,9 +6,10 @@ from pathlib import Path
 
 from likeness.config.faces import FaceMerge
 from likeness.program import as_about, parser_for, read_settings, run, set_threads
+from likeness.store import Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--tables", type=Path, nargs="+", required=True, help="faces tables of all shards")
     parser.add_argument("--store", type=Path, required=True, help="folder of the item store")
@@ -27,7 +28,7 @@ def main() -> None:
     rows, loaded = merge_faces(merge_tables(args.tables, FACES).to_pylist(), settings, store)
     restore_folder(store, args.crops, crop_files(rows))
     write_table(args.output, FACES, rows, as_about("faces", VERSION, settings))
-    print(f"{store.summary()}; models loaded: {loaded}")
+    return store.work(loaded)
 
 
 if __name__ == "__main__":

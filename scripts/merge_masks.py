@@ -6,9 +6,10 @@ from pathlib import Path
 
 from likeness.config.masks import MaskStage
 from likeness.program import as_about, parser_for, read_settings, run, set_threads
+from likeness.store import Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--tables", type=Path, nargs="+", required=True, help="masks tables of all shards")
     parser.add_argument("--faces", type=Path, required=True, help="merged faces table")
@@ -29,7 +30,8 @@ def main() -> None:
     files = mask_files(merged.to_pylist(), read_rows(args.faces, FACES))
     restore_folder(store, args.masks, files)
     write_table(args.output, MASKS, merged, as_about("masks", VERSION, stage))
-    print(f"{store.summary()}; files: {len(files)}; models loaded: 0")
+    print(f"masks: {len(files)} files for people")
+    return store.work()
 
 
 if __name__ == "__main__":

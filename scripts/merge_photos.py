@@ -7,10 +7,11 @@ from pathlib import Path
 from likeness.config.photos import PhotoStage
 from likeness.photos.merge import VERSION, merge_photos
 from likeness.program import as_about, parser_for, read_settings, run
+from likeness.store import Work
 from likeness.tables import PAIRS, PHOTOS, write_table
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--tables", type=Path, nargs="+", required=True, help="shard tables")
     parser.add_argument("--output", type=Path, required=True, help="table to write")
@@ -22,8 +23,9 @@ def main() -> None:
     duplicates = sum(row["status"] == "duplicate" for row in rows)
     groups = len({row["near_duplicate_group"] for row in rows} - {None})
     print(
-        f"{stage.kind}: {len(rows)} found, {duplicates} duplicates, {groups} groups of near duplicates; models loaded: 0"
+        f"{stage.kind}: {len(rows)} found, {duplicates} duplicates, {groups} groups of near duplicates"
     )
+    return Work()
 
 
 if __name__ == "__main__":

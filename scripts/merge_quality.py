@@ -4,9 +4,10 @@ from pathlib import Path
 
 from likeness.config.quality import QualityStage
 from likeness.program import as_about, parser_for, read_settings, run, set_threads
+from likeness.store import Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--tables", type=Path, nargs="+", required=True, help="quality tables of the shards")
     parser.add_argument("--images", type=Path, required=True, help="merged photos or pairs")
@@ -26,6 +27,7 @@ def main() -> None:
     write_table(args.output, QUALITY, merged, as_about(STAGE, VERSION, slice_told(stage)))
     lights = {row["light_cluster"] for row in merged if row["light_cluster"] is not None}
     print(f"quality: {len(merged)} samples under {len(lights)} lights")
+    return Work()
 
 
 if __name__ == "__main__":

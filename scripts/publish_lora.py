@@ -6,10 +6,10 @@ from pathlib import Path
 
 from likeness.config.evaluation import PublishStage
 from likeness.program import parser_for, read_settings, run
-from likeness.store import Store
+from likeness.store import Store, Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--subject", required=True)
     parser.add_argument("--best", type=Path, required=True)
@@ -34,6 +34,7 @@ def main() -> None:
         print(
             f"published {record['variant']}, step {record['step']}: {record['modules']} of {record['modules']} modules load"
         )
+    return store.work()
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from likeness.config.evaluation import ScoreStage
 from likeness.program import parser_for, read_settings, run, set_threads
-from likeness.store import Store
+from likeness.store import Store, Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--holdout", type=Path, required=True)
     parser.add_argument("--manifests", type=Path, nargs="+", required=True)
@@ -27,7 +27,7 @@ def main() -> None:
 
     workplace = Workplace(stage, args.holdout, args.manifests, args.images, Store(args.store))
     score_base(workplace, args.output_folder)
-    print(workplace.summary())
+    return workplace.work()
 
 
 if __name__ == "__main__":

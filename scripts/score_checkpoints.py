@@ -9,10 +9,10 @@ from pathlib import Path
 
 from likeness.config.evaluation import ScoreStage
 from likeness.program import parser_for, read_settings, run, set_threads
-from likeness.store import Store
+from likeness.store import Store, Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--variant", required=True)
     parser.add_argument("--phase", required=True)
@@ -38,7 +38,7 @@ def main() -> None:
         entries = entries_of_files(args.variant, args.phase, args.loras, store)
     workplace = Workplace(stage, args.holdout, args.manifests, args.images, store)
     score_checkpoints(workplace, entries, args.base, args.output_folder)
-    print(workplace.summary())
+    return workplace.work()
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from likeness.config.evaluation import ChoiceStage, ScoreStage
 from likeness.program import parser_for, read_settings, run, set_threads
-from likeness.store import Store
+from likeness.store import Store, Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--scores", type=Path, nargs="+", required=True)
     parser.add_argument("--checkpoints", type=Path, nargs="*", default=[], help="steps.json files of all trainings")
@@ -35,7 +35,7 @@ def main() -> None:
     workplace = Workplace(stage, args.holdout, args.manifests, args.images, store)
     loras = loras_by_hash(args.checkpoints, args.loras, store)
     score_finalists(workplace, choice, args.scores, loras, args.base, args.output_folder)
-    print(workplace.summary())
+    return workplace.work()
 
 
 if __name__ == "__main__":

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from likeness.config.training import TrainStage
 from likeness.program import parser_for, read_settings, run, set_threads
+from likeness.store import Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="phases/<phase>.parquet")
     parser.add_argument("--encoded", type=Path, required=True, help="encoded/<phase>.parquet")
@@ -25,12 +26,10 @@ def main() -> None:
     set_threads(stage.training.cpu_threads)
 
     from likeness.store import Store
-    from likeness.training.train import train_lora
+    from likeness.training.train import STEPS, train_lora
 
     outcome = train_lora(stage, args.manifest, args.encoded, args.previous, Store(args.store), args.output_folder)
-    print(
-        f"training: {outcome.computed} steps computed, {outcome.reused} reused; models loaded: {outcome.models_loaded}"
-    )
+    return Work({STEPS: outcome.computed}, {STEPS: outcome.reused}, outcome.models_loaded)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ from pathlib import Path
 
 from likeness.config.captions import CaptionStage
 from likeness.program import as_about, parser_for, read_settings, run, set_threads
+from likeness.store import Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--images", required=True, type=Path, help="photos or pairs table of the shard")
     parser.add_argument("--quality", required=True, type=Path, help="quality table of the shard")
@@ -31,7 +32,8 @@ def main() -> None:
         args.output, CAPTIONS, rows, about | ({"fingerprint": writer.fingerprint} if writer.fingerprint else {})
     )
     review = sum(row["status"] != "ok" for row in rows)
-    print(f"{store.summary()}; {len(rows)} captions, {review} to review; models loaded: {writer.models_loaded}")
+    print(f"captions: {len(rows)} rows, {review} to review")
+    return store.work(writer.models_loaded)
 
 
 if __name__ == "__main__":

@@ -8,16 +8,17 @@ import yaml
 
 from likeness.config.report import PageStage
 from likeness.program import parser_for, read_settings, run
-from likeness.store import write_atomically
+from likeness.store import Work, write_atomically
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--output", required=True, type=Path, help="YAML file to write")
     args = parser.parse_args()
     (settings,) = read_settings(args.settings, PageStage).subjects.values()
     text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120)
     write_atomically(args.output, f"# All settings of this subject after every layer was merged.\n{text}".encode())
+    return Work()
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from likeness.program import parser_for, read_settings, run
 from likeness.report.gather import gather_curation
 from likeness.report.page import render_curation
 from likeness.report.pictures import Pictures
-from likeness.store import Store, write_atomically
+from likeness.store import Store, Work, write_atomically
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--results", required=True, type=Path, help="the results folder")
     parser.add_argument("--store", required=True, type=Path, help="folder of the store")
@@ -26,6 +26,7 @@ def main() -> None:
     print(
         f"{args.output}: {len(subjects)} subjects, {len(page) / 1e6:.1f} MB, {pictures.left_out.total()} pictures left out"
     )
+    return Work()
 
 
 if __name__ == "__main__":

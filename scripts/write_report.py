@@ -9,13 +9,13 @@ from likeness.program import as_about, parser_for, read_settings, run
 from likeness.report.gather import gather_subject
 from likeness.report.page import render_report
 from likeness.report.pictures import Pictures
-from likeness.store import Store, write_atomically
+from likeness.store import Store, Work, write_atomically
 from likeness.tables import SCORES, write_table
 
 VERSION = 1
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--results", required=True, type=Path, help="the results folder")
     parser.add_argument("--store", required=True, type=Path, help="folder of the store")
@@ -33,6 +33,7 @@ def main() -> None:
         f"{args.output}: {len(subjects)} subjects, {len(page) / 1e6:.1f} MB, {len(rows)} score rows, "
         f"{pictures.left_out.total()} pictures left out"
     )
+    return Work()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from likeness.errors import UserError
-from likeness.store import Store, canonical_json, item_key, write_atomically
+from likeness.store import Store, Work, canonical_json, item_key, write_atomically
 
 
 @pytest.fixture
@@ -35,7 +35,8 @@ def test_compute_runs_once_a_key_and_is_counted(store: Store) -> None:
     for _ in range(3):
         assert store.load_or_compute("masks", "00" * 32, compute).record == {"x": 1}
     assert len(calls) == 1
-    assert store.summary() == "masks: 1 computed, 2 reused"
+    assert str(store.work(models_loaded=1)) == "work: masks 1 computed, 2 reused; models loaded 1"
+    assert str(Work()) == "work: no items; models loaded 0"
 
 
 @pytest.mark.parametrize(

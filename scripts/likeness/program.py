@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from likeness.errors import TransientError, UserError
+from likeness.store import Work
 
 SettingsType = TypeVar("SettingsType", bound=BaseModel)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
@@ -50,15 +51,20 @@ def set_threads(count: int) -> None:
         cv2.setNumThreads(count)
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a program's main: the user's mistakes become one line and exit code 2, failures of the moment exit code 75."""
+def run(main: Callable[[], Work | None]) -> None:
+    """Run a program's main: the user's mistakes become one line and exit code 2, failures of the moment exit code 75.
+
+    A stage's main returns its work, which becomes the last line of its log; other programs return nothing.
+    """
     # It warns at import of a CPU kernel that it cannot download, which nothing here uses.
     logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
     try:
-        main()
+        work = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except TransientError as error:
         print(f"failed for now: {error}", file=sys.stderr)
         sys.exit(75)
+    if work is not None:
+        print(work)

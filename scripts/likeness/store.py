@@ -59,6 +59,24 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 
 @dataclass(frozen=True)
+class Work:
+    """What a program did: items computed and items found stored, by stage, and how many models it loaded.
+
+    Its text is the last line of every stage's log, `work: faces 3 computed, 17 reused; models loaded 1`, and
+    `work: no items; models loaded 0` for a stage that has none.
+    """
+
+    computed: Mapping[str, int] = field(default_factory=dict)
+    reused: Mapping[str, int] = field(default_factory=dict)
+    models_loaded: int = 0
+
+    def __str__(self) -> str:
+        stages = sorted(set(self.computed) | set(self.reused))
+        items = [f"{name} {self.computed.get(name, 0)} computed, {self.reused.get(name, 0)} reused" for name in stages]
+        return f"work: {'; '.join(items) or 'no items'}; models loaded {self.models_loaded}"
+
+
+@dataclass(frozen=True)
 class Item:
     """One stored result: a JSON record, and the sha256 of each of its files by name."""
 
@@ -69,7 +87,7 @@ class Item:
 
 @dataclass
 class Store:
-    """The store below one root folder; `computed` and `reused` count items by stage for the job's summary."""
+    """The store below one root folder; `computed` and `reused` count items by stage."""
 
     root: Path
     computed: Counter[str] = field(default_factory=Counter)
@@ -143,13 +161,9 @@ class Store:
             return
         write_atomically(path, self.read_blob(sha256))
 
-    def summary(self) -> str:
-        """One plain line for the log: `faces: 3 computed, 17 reused`."""
-        stages = sorted(set(self.computed) | set(self.reused))
-        return (
-            "; ".join(f"{stage}: {self.computed[stage]} computed, {self.reused[stage]} reused" for stage in stages)
-            or "no items"
-        )
+    def work(self, models_loaded: int = 0) -> Work:
+        """What was done through this store so far, for the end of a program."""
+        return Work(dict(self.computed), dict(self.reused), models_loaded)
 
 
 def remove_tree(path: Path) -> None:

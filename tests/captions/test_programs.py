@@ -68,9 +68,9 @@ def project(tmp_path: Path) -> Project:
 def test_facts_to_table_and_csv(project: Project) -> None:
     said = project.run()
     assert said == [
-        "no items; 3 captions, 0 to review; models loaded: 0",
-        "no items; 3 captions, 0 to review; models loaded: 0",
-        "captions: 6 rows, 0 edited by hand, 0 to review",
+        "captions: 3 rows, 0 to review\nwork: no items; models loaded 0",
+        "captions: 3 rows, 0 to review\nwork: no items; models loaded 0",
+        "captions: 6 rows, 0 edited by hand, 0 to review\nwork: no items; models loaded 0",
     ]
     assert {row["caption"] for row in project.captions().values()} == {"j4ne person, half body, facing the camera"}
     digest = sha256_of_file(project.folder / "captions.parquet")
@@ -82,7 +82,7 @@ def test_facts_to_table_and_csv(project: Project) -> None:
 
 def test_an_edit_and_its_undoing_ask_no_model(project: Project, server: StubServer) -> None:
     settings = {"backend": "endpoint", "url": server.url, "model": "toy"}
-    assert project.run(**settings)[0] == "captions: 3 computed, 0 reused; 3 captions, 0 to review; models loaded: 1"
+    assert project.run(**settings)[0].endswith("work: captions 3 computed, 0 reused; models loaded 1")
     first, asked = project.captions(), len(server.seen)
     path = project.folder / "captions.csv"
     rows = list(csv.DictReader(path.open(encoding="utf-8", newline="")))

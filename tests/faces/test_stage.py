@@ -170,7 +170,7 @@ def test_programs_write_equal_tables_and_restore_crops(photos, toy_settings, tmp
         assert merged.returncode == 0, merged.stderr
         (tmp_path / "crops" / "both.png").unlink()
     assert outputs[0] == outputs[1]
-    assert "faces: 0 computed, 6 reused; models loaded: 0" in done.stdout
+    assert "faces 0 computed, 6 reused; models loaded 0" in done.stdout
     names = {path.name for path in (tmp_path / "crops").iterdir()}
     assert names == {"alone-0.png", "alone-1.png", "alone-2.png", "both.1.png", "stranger.png"}
     rows = read_rows(tmp_path / "faces.parquet", FACES)

@@ -212,7 +212,7 @@ def test_programs(photo, toy_settings, tmp_path):
         tables.append((tmp_path / "m0.parquet").read_bytes())
         done_merge = program("merge_masks", tmp_path, settings, *merge, "--output", "masks.parquet")
         assert done_merge.returncode == 0, done_merge.stderr
-    assert tables[0] == tables[1] and "models loaded: 0" in done.stdout
+    assert tables[0] == tables[1] and "models loaded 0" in done.stdout
     merged = read_rows(tmp_path / "masks.parquet", MASKS)
     assert [(row["id"], row["kind"], row["backend"]) for row in merged] == [
         (i, kind, backend) for i, backend in (("a", "grabcut"), ("b", "folder")) for kind in ("face", "head", "person")

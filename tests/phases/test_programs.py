@@ -83,14 +83,14 @@ def decide(root: Path, output: Path, **stage: Any) -> subprocess.CompletedProces
 
 def test_measured_merged_and_decided_twice_to_the_same_bytes(tables: Path, tmp_path: Path) -> None:
     counted = measure_and_merge(tables)
-    assert counted[0] == "quality: 4 computed, 0 reused; models loaded: 0"
+    assert counted[0] == "work: quality 4 computed, 0 reused; models loaded 0"
     assert counted[1].startswith("quality: 4 samples under ")
     first = (tables / "quality.parquet").read_bytes()
-    assert measure_and_merge(tables)[0] == "quality: 0 computed, 4 reused; models loaded: 0"
+    assert measure_and_merge(tables)[0] == "work: quality 0 computed, 4 reused; models loaded 0"
     assert (tables / "quality.parquet").read_bytes() == first
     for name in ("one", "two"):
         done = decide(tables, tmp_path / name)
-        assert done.returncode == 0 and done.stdout.strip() == "phase main: 3 of 4 kept", done.stderr
+        assert done.returncode == 0 and done.stdout.startswith("phase main: 3 of 4 kept\n"), done.stderr
     written = sorted(path.name for path in (tmp_path / "one").iterdir())
     assert written == ["decisions.parquet", "held-out.json", "holdout.parquet", "main.parquet"]
     for name in written:

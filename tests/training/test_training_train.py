@@ -309,10 +309,10 @@ def test_a_finished_training_is_recognised_without_loading_torch(photo_world):
     settings = json.dumps({"settings": world.train_stage(steps=2).model_dump(mode="json"), "code": "digest"})
     flags = ["--settings", settings, "--manifest", world.manifest, "--encoded", world.encoded]
     flags += ["--store", world.store.root, "--output-folder", world.root / "again"]
-    code = "import sys; sys.path.insert(0, 'scripts'); import train_lora; train_lora.main(); assert 'torch' not in sys.modules"
+    code = "import sys; sys.path.insert(0, 'scripts'); import train_lora; print(train_lora.main()); assert 'torch' not in sys.modules"
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, flags)], cwd="scripts/..", capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "training: 0 steps computed, 2 reused; models loaded: 0\n"
+    assert done.stdout == "work: training-steps 0 computed, 2 reused; models loaded 0\n"
     assert bytes_of(world.root / "again") == bytes_of(world.root / "out")

@@ -1,12 +1,15 @@
-"""A small project on the drawn world: one subject, few photos, few steps, every stage."""
+"""Small projects on the drawn world that ran once, from photos to report; tests copy one and edit the copy."""
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 from tests.workflow.project import Project
 
@@ -24,18 +27,20 @@ defaults:
   limits: {min_face_px: 24, min_sharpness: 5}
   training:
     rank: 4
-    steps: 10
-    save_every: 5
-    batch_size: 4
+    alpha: 8
+    steps: 4
+    save_every: 2
+    batch_size: 2
     learning_rate: 5.0e-4
+    schedule: {name: constant}
     init: gaussian
     precision: float32
     buckets: {resolution_px: 16, bucket_step_px: 2, max_aspect: 1.0, reference_resolution_px: 16}
   evaluation:
     recogniser: miniature
     detection_size_px: 96
-    seeds: [1, 2, 3, 4]
-    sampling_steps: 8
+    seeds: [1, 3]
+    sampling_steps: 2
     guidance_scale: 1.0
     width_px: 16
     height_px: 16
@@ -43,22 +48,33 @@ defaults:
     finalists: 1
     strengths: [1.0]
     precision: float32
+  prompts:
+    red: {text: "{trigger} {class}, close portrait, facing the camera, red background"}
+    blue: {text: "{trigger} {class}, close portrait, facing the camera, blue background"}
 """
 
-SUBJECT = """\
+ONE_PHASE = """\
 recipe: character
 trigger: r0bin
 photos: data/robin
-held_out: 2
+held_out: 1
 phases:
-  main: {{where: "brightness > 0", order_by: sharpness desc, top: {top}}}
-prompts:
-  red: {{text: "{{trigger}} {{class}}, close portrait, facing the camera, even light, red background", split: select}}
-  blue: {{text: "{{trigger}} {{class}}, close portrait, facing the camera, even light, blue background", split: report}}
+  main: {where: "brightness > 0", order_by: sharpness desc, top: 4}
+"""
+
+THREE_PHASES = """\
+recipe: character
+trigger: r0bin
+photos: data/robin
+held_out: 1
+phases:
+  wide: {where: "brightness > 0", order_by: sharpness desc, top: 4}
+  middle: {where: "brightness > 1", order_by: sharpness desc, top: 3}
+  fine: {where: "brightness > 2", order_by: sharpness desc, top: 2}
 """
 
 
-def draw_photos(folder: Path, count: int = 10, seed: int = 5) -> list[Path]:
+def draw_photos(folder: Path, count: int, seed: int) -> list[Path]:
     """Draw photos of one person; each has its own light, pose and background."""
     rng = np.random.default_rng(seed)
     identity = sample_identities(1, rng)
@@ -73,20 +89,60 @@ def draw_photos(folder: Path, count: int = 10, seed: int = 5) -> list[Path]:
     return paths
 
 
+def build_one_subject(project: Project) -> None:
+    """One subject, one phase."""
+    project.configure(CONFIG)
+    project.configure(ONE_PHASE, "robin")
+    draw_photos(project.folder / "data" / "robin", count=8, seed=5)
+    project.succeed()
+
+
+def build_two_subjects(project: Project) -> None:
+    """Two subjects, one of them with three phases that start from each other's weights."""
+    project.configure(CONFIG)
+    project.configure(THREE_PHASES, "robin")
+    project.configure(ONE_PHASE.replace("robin", "wren").replace("r0bin", "wr3n"), "wren")
+    draw_photos(project.folder / "data" / "robin", count=8, seed=5)
+    draw_photos(project.folder / "data" / "wren", count=8, seed=6)
+    project.succeed()
+
+
+def built_once(build: Callable[[Project], None], miniature: Path, factory: pytest.TempPathFactory) -> Path:
+    """A finished project, built by the first of the test processes that asks for it."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / build.__name__
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            unfinished = folder.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            build(Project(unfinished, miniature))
+            unfinished.rename(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def finished(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project that ran once from photos to report; tests copy it and edit the copy."""
-    project = Project(tmp_path_factory.mktemp("finished") / "project", miniature)
-    project.configure(CONFIG)
-    project.configure(SUBJECT.format(top=6), "robin")
-    draw_photos(project.folder / "data" / "robin")
-    project.succeed()
-    return project.folder
+    """A project of one subject that ran once from photos to report."""
+    return built_once(build_one_subject, miniature, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def finished_pair(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of two subjects, one with three chained phases, that ran once."""
+    return built_once(build_two_subjects, miniature, tmp_path_factory)
+
+
+def moved(finished: Path, folder: Path) -> Project:
+    """A copy of a finished project in another folder, with all modification times kept."""
+    shutil.copytree(finished, folder, symlinks=True)
+    return Project(folder)
 
 
 @pytest.fixture
 def project(finished: Path, tmp_path: Path) -> Project:
-    """A copy of the finished project, moved to another folder with all modification times kept."""
-    folder = tmp_path / "project"
-    shutil.copytree(finished, folder, symlinks=True)
-    return Project(folder)
+    return moved(finished, tmp_path / "project")
+
+
+@pytest.fixture
+def pair(finished_pair: Path, tmp_path: Path) -> Project:
+    return moved(finished_pair, tmp_path / "project")

@@ -29,7 +29,7 @@ def test_no_rule_file_over_two_hundred_lines_and_the_snakefile_under_eighty() ->
 
 def test_without_a_subject_there_is_only_the_empty_report(tmp_path: Path) -> None:
     run = Project(tmp_path).succeed()
-    assert set(run.jobs) == {"Write the page of every photo and its fate", "Write the report"}
+    assert run.jobs == {"write_curation", "write_report"}
     assert "No subject is configured yet" in (tmp_path / "results" / "report" / "index.html").read_text()
 
 
@@ -55,7 +55,7 @@ def test_a_mistake_in_the_configuration_starts_nothing(tmp_path: Path) -> None:
     project = Project(tmp_path)
     project.configure("recipe: character\ntriger: x\nphotos: a\n", "jane")
     run = project.run()
-    assert run.code != 0 and run.jobs == ()
+    assert run.code != 0 and run.jobs == set()
     assert "config/subjects/jane.yaml:2" in run.text and "did you mean 'trigger'?" in run.text
 
 

@@ -39,7 +39,7 @@ from likeness.evaluation.sample import Sample, Subject
 from likeness.evaluation.sheet import write_images, write_sheet
 from likeness.photos.images import ImageRef, read_image_rows, read_images
 from likeness.program import as_about
-from likeness.store import Store, sha256_of_file, write_atomically
+from likeness.store import Store, Work, sha256_of_file, write_atomically
 from likeness.tables import HOLDOUT, MANIFEST, SCORES, read_rows, write_table
 
 VERSION = 1
@@ -76,9 +76,9 @@ class Workplace:
     def models_loaded(self) -> int:
         return self.drawer.models_loaded + self.recogniser.models_loaded + self.models.loaded
 
-    def summary(self) -> str:
-        """The job's last line."""
-        return f"{self.store.summary()}; models loaded: {self.models_loaded}"
+    def work(self) -> Work:
+        """What was drawn, measured and loaded."""
+        return self.store.work(self.models_loaded)
 
     @cached_property
     def points(self) -> list[GridPoint]:

@@ -24,6 +24,9 @@ from likeness.training.base import open_base
 from likeness.training.records import LogRow, TrainingFolder, held, open_folder
 
 VERSION = 1
+STEPS = "training-steps"
+"""What a training counts as its items: optimizer steps."""
+
 logger = logging.getLogger(__name__)
 CONTENT = (
     "sample_id",
