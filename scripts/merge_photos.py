@@ -22,9 +22,7 @@ def main() -> Work:
     write_table(args.output, kind, rows, as_about("merge_photos", VERSION, stage))
     duplicates = sum(row["status"] == "duplicate" for row in rows)
     groups = len({row["near_duplicate_group"] for row in rows} - {None})
-    print(
-        f"{stage.kind}: {len(rows)} found, {duplicates} duplicates, {groups} groups of near duplicates"
-    )
+    print(f"{stage.kind}: {len(rows)} found, {duplicates} duplicates, {groups} groups of near duplicates")
     return Work()
 
 

@@ -32,8 +32,8 @@ def read_settings(text: str, model: type[SettingsType]) -> SettingsType:
 
 
 def as_about(stage: str, version: int, settings: BaseModel | dict[str, Any], **more: Any) -> dict[str, Any]:
-    """What a table's metadata says of how it was made."""
-    slice_ = settings.model_dump(mode="json") if isinstance(settings, BaseModel) else settings
+    """What a table's metadata says of how it was made: settings that were given, not those that the program never reads."""
+    slice_ = settings.model_dump(mode="json", exclude_unset=True) if isinstance(settings, BaseModel) else settings
     return {"stage": stage, "version": version, "settings": slice_, **more}
 
 

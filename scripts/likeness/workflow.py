@@ -34,6 +34,9 @@ from likeness.photos.pairs import list_pairs
 from likeness.store import canonical_json
 
 MODELS = "models/miniature"
+Unread = dict[str, Any]
+ONLY_OF_MERGE: Unread = {"photo": {"near_duplicate_bits"}}
+ONLY_OF_FINALISTS: Unread = {"evaluation": {"strengths", "finalists", "distilled_model"}}
 
 
 def use_this_interpreter() -> None:
@@ -159,8 +162,9 @@ class Plan:
 
     # ---- params: one canonical JSON string a rule ------------------------------------------------------------------
 
-    def _params(self, settings: Any, script: str, *packages: str) -> str:
-        values = settings.model_dump(mode="json") if hasattr(settings, "model_dump") else settings
+    def _params(self, settings: Any, script: str, *packages: str, unread: Unread | None = None) -> str:
+        """Settings and code of a rule; `unread` names the settings that its program never looks at, so that they start nothing."""
+        values = settings.model_dump(mode="json", exclude=unread) if hasattr(settings, "model_dump") else settings
         return canonical_json({"settings": values, "code": code_digest(script, *packages)})
 
     def _resolved(self, settings: Any, **sources: str) -> Any:
@@ -177,10 +181,10 @@ class Plan:
         return PhotoStage(kind=subject.kind, folders=folders, photo=subject.photo)
 
     def index_photos(self, wildcards: Any) -> str:
-        return self._params(self._index_slice(self.subjects[wildcards.subject]), "index_photos")
+        return self._params(self._index_slice(self.subjects[wildcards.subject]), "index_photos", unread=ONLY_OF_MERGE)
 
     def index_pairs(self, wildcards: Any) -> str:
-        return self._params(self._index_slice(self.subjects[wildcards.subject]), "index_pairs")
+        return self._params(self._index_slice(self.subjects[wildcards.subject]), "index_pairs", unread=ONLY_OF_MERGE)
 
     def merge_photos(self, wildcards: Any) -> str:
         return self._params(self._index_slice(self.subjects[wildcards.subject]), "merge_photos")
@@ -188,7 +192,7 @@ class Plan:
     def detect_faces(self, wildcards: Any) -> str:
         faces = self._resolved(self.subjects[wildcards.subject].faces, model="pack/pack")
         stage = FaceStage(faces=faces, offline=self.project.offline, cpu_threads=self.project.cpu_threads)
-        return self._params(stage, "detect_faces", "faces")
+        return self._params(stage, "detect_faces", "faces", unread={"faces": {"min_identity"}})
 
     def merge_faces(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
@@ -216,7 +220,9 @@ class Plan:
         return QualityStage(quality=subject.quality, kind=subject.kind, offline=self.project.offline)
 
     def measure_quality(self, wildcards: Any) -> str:
-        return self._params(self._quality_slice(self.subjects[wildcards.subject]), "measure_quality")
+        clusters = {"light_distance", "background_distance"}
+        stage = self._quality_slice(self.subjects[wildcards.subject])
+        return self._params(stage, "measure_quality", unread={"quality": clusters})
 
     def merge_quality(self, wildcards: Any) -> str:
         return self._params(self._quality_slice(self.subjects[wildcards.subject]), "merge_quality")
@@ -257,7 +263,8 @@ class Plan:
             always=subject.always,
             never=subject.never,
         )
-        return lambda wildcards: self._params(stage, "decide_phases")
+        trained_with = {"phases": {"__all__": {"init", "steps", "learning_rate"}}}
+        return lambda wildcards: self._params(stage, "decide_phases", unread=trained_with)
 
     def export_dataset(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
@@ -309,26 +316,23 @@ class Plan:
             trigger=subject.trigger,
             class_word=subject.class_word,
             base_model=subject.base_model,
-            mask_kind=subject.training.masked_loss.kind,
             buckets=subject.training.buckets,
             offline=self.project.offline,
         )
         return self._resolved(stage, base_model="base")
 
+    def _score(self, script: str, wildcards: Any, unread: Unread) -> str:
+        stage = self._score_slice(self.subjects[wildcards.subject])
+        return self._params(stage, script, "evaluation/metrics", "faces", unread=unread)
+
     def score_base(self, wildcards: Any) -> str:
-        return self._params(
-            self._score_slice(self.subjects[wildcards.subject]), "score_base", "evaluation/metrics", "faces"
-        )
+        return self._score("score_base", wildcards, ONLY_OF_FINALISTS)
 
     def score_checkpoints(self, wildcards: Any) -> str:
-        return self._params(
-            self._score_slice(self.subjects[wildcards.subject]), "score_checkpoints", "evaluation/metrics", "faces"
-        )
+        return self._score("score_checkpoints", wildcards, ONLY_OF_FINALISTS)
 
     def score_finalists(self, wildcards: Any) -> str:
-        return self._params(
-            self._score_slice(self.subjects[wildcards.subject]), "score_finalists", "evaluation/metrics", "faces"
-        )
+        return self._score("score_finalists", wildcards, {"evaluation": {"finalists"}})
 
     def _choice_slice(self, name: str, with_pick: bool) -> ChoiceStage:
         subject = self.subjects[name]

@@ -89,7 +89,6 @@ class Project:
             trigger="j4ne",
             class_word="person",
             base_model=ModelSource(source=str(self.base)),
-            mask_kind=None,
             buckets=BucketSettings(resolution_px=32, bucket_step_px=8),
         )
         self.choice = ChoiceStage(choice=ChoiceSettings(max_bleed=None, min_diversity=None), finalists=1, recipe=recipe)

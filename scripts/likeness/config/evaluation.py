@@ -120,7 +120,6 @@ class ScoreStage(Settings):
     trigger: str
     class_word: str
     base_model: ModelSource
-    mask_kind: str | None
     buckets: BucketSettings
     offline: bool = True
 

@@ -26,7 +26,8 @@ class ScheduleSettings(Settings):
     """How the learning rate moves."""
 
     name: Literal["constant", "cosine"] = Field(
-        default="constant", description="constant, or cosine to zero; both after the warm-up."
+        default="constant",
+        description="constant, or cosine to zero; both after the warm-up. More `steps` continue a constant one, and train a cosine anew.",
     )
     warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up.")
 

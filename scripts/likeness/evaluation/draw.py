@@ -68,12 +68,18 @@ class Drawer:
     ) -> None:
         self.stage, self.store, self.images = stage, store, images
         self.model = model or stage.base_model
-        self.models_loaded = 0
+        self._encoders_loaded = 0
 
     @cached_property
     def fingerprint(self) -> str:
         """The base model's, found without loading torch where the model is a local folder."""
         return base_fingerprint(self.model, self.stage.offline)
+
+    @property
+    def models_loaded(self) -> int:
+        """How many models were loaded: encoders, and transformer and VAE to draw with."""
+        drawing = vars(self._base) if "_base" in vars(self) else {}
+        return self._encoders_loaded + sum(part in drawing for part in ("transformer", "vae"))
 
     @cached_property
     def is_distilled(self) -> bool:
@@ -199,7 +205,7 @@ class Drawer:
         prompts = dict.fromkeys(["", *(request.point.prompt for request in requests)])
         embeddings = {prompt: encoder.embedding(prompt) for prompt in prompts}
         release_text_encoder(encoder)
-        self.models_loaded += encoder.models_loaded
+        self._encoders_loaded += encoder.models_loaded
         return Inputs(self.store, embeddings, latents)
 
     def _batches(self, requests: Sequence[Request], inputs: Inputs) -> Iterator[list[Request]]:
@@ -230,8 +236,6 @@ class Drawer:
         from likeness.klein.latents import decode_latents, unpack
         from likeness.klein.sample import initial_noise, sample_images
 
-        if "transformer" not in vars(self._base):
-            self.models_loaded += 2
         width_px, height_px = points[0].width_px, points[0].height_px
         if width_px % self.token_px or height_px % self.token_px:
             raise UserError(

@@ -71,10 +71,12 @@ class Workplace:
         self.recogniser = Recogniser(stage.evaluation, store, stage.offline)
         self.models = Models(stage.evaluation, store, stage.offline)
         self.drawer = Drawer(stage, store, by_sha256)
+        self._drawers = [self.drawer]
 
     @property
     def models_loaded(self) -> int:
-        return self.drawer.models_loaded + self.recogniser.models_loaded + self.models.loaded
+        drawn_with = sum(drawer.models_loaded for drawer in self._drawers)
+        return drawn_with + self.recogniser.models_loaded + self.models.loaded
 
     def work(self) -> Work:
         """What was drawn, measured and loaded."""
@@ -135,9 +137,8 @@ class Workplace:
         if model is None or not entries:
             return []
         drawer = Drawer(self.stage, self.store, self.images, model)
-        shots = self._draw_with(drawer, [BASE_ENTRY, *entries], points, (1.0,))
-        self.drawer.models_loaded += drawer.models_loaded
-        return shots
+        self._drawers.append(drawer)
+        return self._draw_with(drawer, [BASE_ENTRY, *entries], points, (1.0,))
 
     def rows(
         self, name: str, shots: Sequence[Shot], calibration: dict[str, Any], base_shots: Sequence[Shot]
@@ -269,7 +270,9 @@ def write_scores(
     workplace: Workplace, rows: Sequence[Row], shots: Sequence[Shot], folder: Path, base_shots: Sequence[Shot] = ()
 ) -> None:
     """Write the table, the folder of images and the contact sheet."""
-    about = as_about("scores", VERSION, workplace.stage.model_dump(mode="json", exclude={"base_model"}))
+    about = as_about(
+        "scores", VERSION, workplace.stage.model_dump(mode="json", exclude={"base_model"}, exclude_unset=True)
+    )
     own = workplace.drawer.fingerprint
     models = {shot: "" if shot.base_model == own else "-distilled" for shot in [*base_shots, *shots]}
     write_images(folder / "images", {image_name(shot, models[shot]): shot.sha256 for shot in shots}, workplace.store)

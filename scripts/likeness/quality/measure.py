@@ -43,9 +43,9 @@ def body_model_of(stage: QualityStage, store: Store) -> body.BodyModel | None:
 
 def slice_told(stage: QualityStage) -> dict[str, Any]:
     """The settings that a table's metadata tells of: those that its rows depend on."""
-    told = stage.model_dump(mode="json", exclude={"offline"})
+    told = stage.model_dump(mode="json", exclude={"offline"}, exclude_unset=True)
     if stage.quality.body_pose is None:
-        del told["quality"]["body_pose"]
+        told["quality"].pop("body_pose", None)
     return told
 
 

@@ -156,6 +156,10 @@ def compute(
     from likeness.training.run import run_training
 
     settings = stage.training
+    if settings.schedule.name != "constant" and not folder.checkpoints():
+        print(
+            f"training: from the start, since a {settings.schedule.name} schedule is drawn over all {settings.steps} steps"
+        )
     base = open_base(stage.base_model, offline=stage.offline, dtype=settings.precision, on_gpu=True)
     return run_training(folder, base, settings, rows, start.path if start else None, missing, key)
 

@@ -1,0 +1,375 @@
+"""Every setting starts exactly the stages that read it: each leaf of the configuration is changed, and every job compared.
+
+No workflow runs: what Snakemake compares of a job are its params and the names of its inputs, and both come from `Plan`.
+"""
+
+from __future__ import annotations
+
+import re
+import typing
+from collections.abc import Iterator
+from functools import cache
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from tests.workflow.project import HOUSE
+
+from likeness.config.load import Loaded, load_project, plain_type
+from likeness.config.project import Project
+from likeness.config.subject import Subject
+from likeness.workflow import Plan
+
+Path_ = tuple[str, ...]
+
+CONFIG = """\
+subjects:
+  robin:
+    recipe: character
+    trigger: r0bin
+    photos: [{path: data/robin, masks: data/robin-masks}]
+    reference: data/reference.png
+    faces: {recogniser: arcface.onnx}
+    quality: {body_pose: vitpose}
+    captions: {backend: endpoint, url: "http://localhost:1"}
+    phases: {main: {}, fine: {top: 3}}
+    export: {simpletuner: {}}
+    variants: {main: {}, wide: {training: {rank: 8}}, old: {lora: drawer/one.safetensors}}
+    prompts: {garden: {text: "{trigger} in a garden"}, kitchen: {text: "{trigger} in a kitchen"}}
+    evaluation: {distilled_model: distilled, lpips: alex.pth, clip: clip, body_pose: vitpose}
+    pick: {variant: main, phase: main, step: 250}
+  swap:
+    recipe: edit
+    trigger: sw4p
+    pairs: [{path: data/swap}]
+    captions: {instruction: swap the face}
+"""
+FILES = ("data/robin/a.png", "data/robin/a.txt", "data/robin/b.png", "data/swap/1_start.png", "data/swap/1_end.png")
+MORE_FILES = (
+    "data/swap/start/1.png",
+    "data/swap/end/1.png",
+    "drawer/one.safetensors",
+    "drawer/two.safetensors",
+    "elsewhere/c.png",
+)
+KEYS = {"subjects": "robin", "phases": "fine", "export": "simpletuner", "variants": "wide", "prompts": "garden"}
+"""Which entry of a named map is changed; of a list it is the first."""
+
+OTHER: dict[str, Any] = {
+    "defaults": {"held_out": 3},
+    "recipe": "style",
+    "photos.*.path": "elsewhere",
+    "pairs.*.path": "elsewhere",
+    "pairs.*.roles": {"source": "start", "target": "end"},
+    "pairs.*.table": "pairs.csv",
+    "masks.kinds": ["head", "person"],
+    "masks.grow_px": {"head": 4},
+    "captions.backend": "facts",
+    "captions.url": "http://localhost:2",
+    "captions.instruction": "swap the head",
+    "phases.*.balance": {"close": 0.5, "half": 0.5},
+    "export.*.phases": ["main"],
+    "export.*.overrides": {"seed": 7},
+    "training.alpha": 5.0,
+    "training.masked_loss.kind": "head",
+    "training.buckets.max_aspect": 3.0,
+    "variants.*.lora": "drawer/*.safetensors",
+    "variants.*.training": {"rank": 16},
+    "variants.*.phases": ["main"],
+    "pick.variant": "wide",
+    "pick.phase": "fine",
+}
+"""Other values where the next one up would not be valid."""
+
+PAGES = {"write_config", "write_curation", "write_report"}
+"""They show all settings of all subjects."""
+SHARDED = {"index_photos", "index_pairs", "detect_faces", "make_masks", "measure_quality", "write_captions"}
+MERGES = {"merge_photos", "merge_faces", "merge_masks", "merge_quality", "merge_captions"}
+SCORES = {"score_base", "score_checkpoints", "score_files", "score_finalists"}
+TRAINING = {"train_lora", "export_dataset", "publish_lora"}
+WITH_ITEMS = {*SHARDED, "merge_faces", "merge_masks", "export_dataset", "encode_samples", "train_lora", *SCORES}
+CAPTIONS = {"write_captions", "merge_captions"}
+CHOICE = {"choose_checkpoint", "score_finalists"}
+
+READ_BY: dict[str, set[str]] = {
+    "shards": {"index_photos", "index_pairs", *SHARDED, *MERGES},
+    "store": {*WITH_ITEMS, "publish_lora", "write_curation", "write_report"} - {"index_photos", "index_pairs"},
+    "offline": {*SHARDED, *MERGES, "encode_samples", "train_lora", "publish_lora", *SCORES}
+    - {"index_photos", "index_pairs", "merge_photos"},
+    "cpu_threads": {"detect_faces", "make_masks", "merge_masks", *CAPTIONS, "encode_samples"},
+    "trigger": {*CAPTIONS, "export_dataset", *SCORES, "publish_lora"},
+    "class_word": {*CAPTIONS, "export_dataset", *SCORES, "publish_lora"},
+    "recipe": {*CAPTIONS, "decide_phases", "export_dataset", *SCORES, "choose_checkpoint", "publish_lora"},
+    "photos": {"index_photos", "merge_photos"},
+    "photos.*.path": {"index_photos", "merge_photos", *CAPTIONS},
+    "pairs": {"index_pairs", "merge_photos"},
+    "reference": {"merge_faces"},
+    "base_model": {"export_dataset", "encode_samples", "train_lora", "publish_lora", *SCORES},
+    "held_out": {"decide_phases"},
+    "always": {"decide_phases"},
+    "never": {"decide_phases"},
+    "photo": {"index_photos", "merge_photos"},
+    "photo.near_duplicate_bits": {"merge_photos"},
+    "faces": {"detect_faces", "merge_faces"},
+    "faces.min_identity": {"merge_faces", "decide_phases"},
+    "masks": {"make_masks", "merge_masks"},
+    "quality": {"measure_quality", "merge_quality"},
+    "quality.light_distance": {"merge_quality"},
+    "quality.background_distance": {"merge_quality"},
+    "limits": {"decide_phases"},
+    "captions": CAPTIONS,
+    "phases": {"decide_phases"},
+    "phases.*.init": {"train_lora"},
+    "phases.*.steps": {"train_lora", "export_dataset"},
+    "phases.*.learning_rate": {"train_lora", "export_dataset"},
+    "export.*.overrides": {"export_dataset"},
+    "export.*.phases": {"export_dataset"},
+    "training": TRAINING,
+    "training.buckets": {*TRAINING, "encode_samples", *SCORES},
+    "training.masked_loss.kind": {*TRAINING, "decide_phases", "encode_samples"},
+    "training.masked_loss.unmasked_weight": {*TRAINING, "encode_samples"},
+    "variants.*.training": {"train_lora"},
+    "variants.*.phases": {"train_lora", "score_checkpoints", "score_finalists", "choose_checkpoint", "publish_lora"},
+    "variants.*.lora": {"score_files", "score_finalists", "publish_lora"},
+    "prompts": {*SCORES, "export_dataset"},
+    "prompts.*.split": SCORES,
+    "prompts.*.kind": SCORES,
+    "evaluation": SCORES,
+    "evaluation.strengths": {"score_finalists"},
+    "evaluation.finalists": CHOICE,
+    "evaluation.distilled_model": {"score_finalists"},
+    "choice": CHOICE,
+    "pick": {"choose_checkpoint"},
+}
+"""Which stages read a setting, beside the pages; the longest prefix of its path counts."""
+
+REACHES_NOTHING = {
+    "gpus_per_job": "how many GPUs a job waits for is the scheduler's business and changes no result",
+    "defaults": "is laid under every subject, where its keys count",
+    "subjects.*.preset": "is laid under the subject, where its keys count; the pages name it",
+}
+
+
+def leaves(model: type[BaseModel], path: Path_ = ()) -> Iterator[tuple[Path_, FieldInfo]]:
+    """Every setting that is no section, with its path; `*` stands for any name or place."""
+    for name, field in model.model_fields.items():
+        kind = plain_type(field.annotation)
+        arguments = typing.get_args(kind)
+        inner = plain_type(arguments[-1]) if arguments else kind
+        here = (*path, name)
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from leaves(kind, here)
+        elif isinstance(inner, type) and issubclass(inner, BaseModel):
+            yield from leaves(inner, (*here, "*"))
+        else:
+            yield here, field
+
+
+LEAVES = {".".join(path): field for path, field in leaves(Project)}
+
+
+def short(name: str) -> str:
+    """A setting's name below its subject."""
+    return name.removeprefix("subjects.*.")
+
+
+def other_value(name: str, old: Any, field: FieldInfo) -> Any:
+    """A valid value that differs from the old one."""
+    if short(name) in OTHER:
+        return OTHER[short(name)]
+    kind = plain_type(field.annotation)
+    if typing.get_origin(kind) is typing.Literal:
+        return next(value for value in typing.get_args(kind) if value != old)
+    if old is None:
+        old = {int: 63, float: 0.5, str: ""}[kind]
+    if isinstance(old, bool):
+        return not old
+    if isinstance(old, str):
+        return "0.5" if kind is not str else f"{old}x"
+    if isinstance(old, (list, tuple)):
+        element = typing.get_args(kind)[0]
+        return [*old, {int: 5, float: 0.7, str: "a"}[element]]
+    upper = max((getattr(one, "le", None) or getattr(one, "lt", None) or 0 for one in field.metadata), default=0)
+    step = 1 if isinstance(old, int) else 0.001
+    return old - step if upper and old + step >= upper else old + step
+
+
+def change(values: dict[str, Any], name: str, field: FieldInfo) -> None:
+    """Change one setting in a dump of the project."""
+    *folders, last = name.split(".")
+    keys = dict(KEYS)
+    if ".pairs." in name or name.endswith("captions.instruction"):
+        keys["subjects"] = "swap"
+    if name.endswith("variants.*.lora"):
+        keys["variants"] = "old"
+    place, parent = values, ""
+    for folder in folders:
+        place = place[keys.get(parent, 0) if folder == "*" else folder]
+        parent = folder
+    place[last] = other_value(name, place[last], field)
+
+
+@cache
+def rules() -> dict[str, tuple[set[str], list[str]]]:
+    """Wildcards and used attributes of `plan` of every rule that runs a stage."""
+    found = {}
+    for path in sorted((HOUSE / "rules").glob("*.smk")):
+        for block in re.split(r"^ *(?=rule \w+:|checkpoint:)", path.read_text(), flags=re.MULTILINE)[1:]:
+            name = "decide_phases" if block.startswith("checkpoint") else block[5 : block.index(":")]
+            if "shell:" in block and path.stem != "miniature":
+                output = block[block.index("output:") : block.index("log:")]
+                wildcards = {"subject"} if name == "decide_phases" else set(re.findall(r"\{(\w+)\}", output))
+                used = re.findall(r"plan\.((?:project\.)?\w+)", block)
+                # Resources are no reason to run a job again.
+                found[name] = wildcards, [one for one in used if one not in ("project.gpus_per_job", "subjects")]
+    return found
+
+
+def jobs_of(plan: Plan) -> dict[tuple[Any, ...], list[str]]:
+    """What Snakemake compares of each job, by rule and wildcards."""
+    jobs: dict[tuple[Any, ...], list[str]] = {}
+    for rule, (wildcards, used) in rules().items():
+        for values in instances(plan, rule, wildcards):
+            jobs[rule, *values.values()] = [value_of(plan, name, SimpleNamespace(**values)) for name in used]
+    return jobs
+
+
+def instances(plan: Plan, rule: str, wildcards: set[str]) -> Iterator[dict[str, Any]]:
+    """The wildcards of all jobs of a rule."""
+    if "subject" not in wildcards:
+        yield {}
+        return
+    for subject, settings in plan.subjects.items():
+        wrong_kind = {"index_photos": "pairs", "index_pairs": "photos"}.get(rule)
+        if settings.kind == wrong_kind:
+            continue
+        if rule == "score_files":
+            choices = [[("variant", name)] for name in plan.external(subject)]
+        elif "variant" in wildcards:
+            choices = [[("variant", variant), ("phase", phase)] for variant, phase in plan.trained(subject)]
+        elif "trainer" in wildcards:
+            files = [path.split("/") for path in plan.exported(subject)]
+            choices = [[("phase", parts[3]), ("trainer", parts[4])] for parts in files]
+        else:
+            lists = {"shard": plan.shards, "phase": list(settings.phases), "kind": [settings.kind]}
+            free = [[(name, value) for value in lists[name]] for name in sorted(wildcards - {"subject"})]
+            choices = [list(one) for one in product(*free)]
+        for choice in choices:
+            yield {"subject": subject, **dict(choice)}
+
+
+def value_of(plan: Plan, name: str, wildcards: SimpleNamespace) -> str:
+    """The value of `plan.<name>` for one job, as text."""
+    if name.startswith("project."):
+        return repr(getattr(plan.project, name.removeprefix("project.")))
+    value = getattr(plan, name)
+    if name in ("kind", "decision_outputs"):
+        return repr(value(wildcards.subject))
+    if name == "decide_phases":
+        return value(wildcards.subject)(wildcards)
+    if name == "of_all":
+        return repr(value("{subject}"))
+    return repr(value(wildcards) if callable(value) else value)
+
+
+class Decided:
+    """Stands for Snakemake's checkpoints: every decision is made."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def __getattr__(self, name: str) -> Any:
+        subject = next(one for one in self.plan.subjects if name.endswith(one))
+        return SimpleNamespace(get=lambda: SimpleNamespace(output=self.plan.decision_outputs(subject)))
+
+
+def plan_of(project: Project) -> Plan:
+    plan = Plan(Loaded(project, ()))
+    plan.checkpoints = Decided(plan)
+    return plan
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("settings")
+    for name in (*FILES, *MORE_FILES):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    (folder / "config").mkdir()
+    (folder / "config" / "config.yaml").write_text(CONFIG)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def project(folder: Path) -> Project:
+    return load_project(folder).project
+
+
+@pytest.fixture(scope="module")
+def before(project: Project, folder: Path) -> dict[tuple[Any, ...], list[str]]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return jobs_of(plan_of(project))
+
+
+def started_by(name: str, project: Project, before: dict[tuple[Any, ...], list[str]]) -> set[str]:
+    """Rules of which a job would start if this setting alone changed."""
+    values = project.model_dump(mode="json")
+    change(values, name, LEAVES[name])
+    subjects = {key: Subject.model_validate(subject) for key, subject in values.pop("subjects").items()}
+    changed = Project.model_validate(values).model_copy(update={"subjects": subjects})
+    after = jobs_of(plan_of(changed))
+    assert changed != project, "the setting was not changed"
+    return {job[0] for job in {*before, *after} if before.get(job) != after.get(job)}
+
+
+def expected(name: str) -> set[str]:
+    """The stages that read a setting, by the longest prefix of its path; with the pages, which show what a subject has."""
+    parts = short(name).split(".")
+    prefixes = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+    of_subject = PAGES if name.startswith("subjects.") else set()
+    if name in REACHES_NOTHING:
+        return of_subject
+    return READ_BY[next(prefix for prefix in prefixes if prefix in READ_BY)] | of_subject
+
+
+@pytest.mark.parametrize("name", LEAVES)
+def test_a_setting_starts_the_stages_that_read_it(
+    name: str, project: Project, before: dict, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    assert started_by(name, project, before) == expected(name)
+
+
+def test_every_setting_reaches_a_stage_or_has_its_reason() -> None:
+    for name in LEAVES:
+        assert bool(expected(name) - PAGES) != (name in REACHES_NOTHING), name
+
+
+def test_every_rule_with_a_program_is_compared() -> None:
+    programs = {
+        name
+        for path in (HOUSE / "rules").glob("*.smk")
+        for name in re.findall(r"LIKENESS/(\w+)\.py", path.read_text())
+        if not name.startswith("build_miniature")
+    }
+    assert programs <= set(rules())
+
+
+def test_swapped_numbers_start_what_reads_them(project: Project, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Snakemake compares params as a set of values without names; one string of all of them is safe."""
+    monkeypatch.chdir(folder)
+
+    def with_rank(rank: int, alpha: float) -> dict[tuple[Any, ...], list[str]]:
+        subject = project.subjects["robin"]
+        training = subject.training.model_copy(update={"rank": rank, "alpha": alpha})
+        subjects = project.subjects | {"robin": subject.model_copy(update={"training": training})}
+        return jobs_of(plan_of(project.model_copy(update={"subjects": subjects})))
+
+    before, after = with_rank(16, 32.0), with_rank(32, 16.0)
+    started = {job[0] for job in before if set(before[job]) != set(after[job])}
+    assert started == {*TRAINING, *PAGES}
