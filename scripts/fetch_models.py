@@ -10,16 +10,17 @@ from pathlib import Path
 
 from likeness.models import FetchStage, fetch_models
 from likeness.program import parser_for, read_settings, run
-from likeness.store import canonical_json, write_atomically
+from likeness.store import Work, canonical_json, write_atomically
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--output", type=Path, required=True, help="JSON list of what was fetched or found")
     args = parser.parse_args()
     records = fetch_models(read_settings(args.settings, FetchStage).wanted)
     write_atomically(args.output, canonical_json(records).encode())
     print(f"{len(records)} models are here and as expected")
+    return Work()
 
 
 if __name__ == "__main__":
