@@ -8,7 +8,7 @@ Axes: R rank, I inputs, O outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import torch
@@ -45,6 +45,10 @@ class Lora:
     modules: Mapping[str, LoraModule]
     metadata: Mapping[str, str] = field(default_factory=dict)
     format: str = "diffusers"
+
+    def loaded(self) -> Lora:
+        """The same LoRA with all its modules in memory, where they were made when asked for."""
+        return replace(self, modules=dict(self.modules))
 
     def folded(self) -> Lora:
         """The same LoRA with every scale multiplied into B."""

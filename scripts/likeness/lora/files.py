@@ -14,23 +14,31 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from logging import CRITICAL
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 
 from likeness.errors import UserError
 from likeness.klein.fingerprint import sha256_of_file
 from likeness.klein.load import BaseModel
 from likeness.lora.adapter import Lora, LoraModule, lora_of, relative_difference
-from likeness.lora.formats import METADATA_KEY, parse_lora
+from likeness.lora.formats import METADATA_KEY, outline_lora
+from likeness.lora.stream import MappedTensors, write_stream
 
 if TYPE_CHECKING:
     from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
 
-__all__ = ["Lora", "LoraModule", "Verified", "read_lora", "save_lora", "sha256_of", "verify_lora", "write_lora"]
+__all__ = [
+    "Lora",
+    "LoraModule",
+    "Verified",
+    "open_lora",
+    "read_lora",
+    "save_lora",
+    "sha256_of",
+    "verify_lora",
+    "write_lora",
+]
 _RESERVED = {METADATA_KEY, "format"}
 _LOADED_TOLERANCE = 1e-3
 
@@ -77,11 +85,19 @@ def save_lora(
         raise ValueError("a LoRA without modules cannot be written")
     tensors = {}
     for name, module in lora.modules.items():
-        tensors[f"transformer.{name}.lora_A.weight"] = module.A_RI
-        tensors[f"transformer.{name}.lora_B.weight"] = module.B_OR
+        tensors.update(zip(module_keys(name), (module.A_RI, module.B_OR), strict=True))
+    return write_tensors(path, tensors, {**_checked(provenance), **adapter_metadata(lora, targets, rank)})
+
+
+def module_keys(name: str) -> tuple[str, str]:
+    """The keys of a module's A and B in diffusers' layout."""
+    return f"transformer.{name}.lora_A.weight", f"transformer.{name}.lora_B.weight"
+
+
+def adapter_metadata(lora: Lora, targets: str | None = None, rank: int | None = None) -> dict[str, str]:
+    """The metadata by which diffusers resolves the scales of a LoRA's modules; only shapes and scales are read."""
     config = adapter_config(lora, targets, rank)
-    adapter = json.dumps({f"transformer.{key}": value for key, value in config.items()}, sort_keys=True)
-    return write_tensors(path, tensors, {**_checked(provenance), METADATA_KEY: adapter})
+    return {METADATA_KEY: json.dumps({f"transformer.{key}": value for key, value in config.items()}, sort_keys=True)}
 
 
 def adapter_config(lora: Lora, targets: str | None = None, rank: int | None = None) -> dict[str, Any]:
@@ -101,21 +117,7 @@ def adapter_config(lora: Lora, targets: str | None = None, rank: int | None = No
 
 def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
     """Write a safetensors file whose bytes depend on its content alone, atomically; returns its sha256."""
-    ordered = {key: tensors[key].detach().cpu().contiguous() for key in sorted(tensors)}
-    data = save(ordered)
-    # The library keeps metadata in a hash map, whose order differs between processes: the header is written here.
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    header["__metadata__"] = {"format": "pt", **metadata}
-    text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-        file.write(len(text).to_bytes(8, "little") + text + data[8 + length :])
-    temporary = Path(file.name)
-    temporary.chmod(0o644)
-    temporary.replace(path)
-    return sha256_of_file(path)
+    return write_stream(path, ((key, tensors[key]) for key in sorted(tensors)), lambda: metadata)
 
 
 def read_lora(path: Path) -> Lora:
@@ -124,18 +126,17 @@ def read_lora(path: Path) -> Lora:
     A folder of PEFT is read through its adapter_model.safetensors; an adapter_config.json beside a file counts for
     PEFT's layout only. Tensors keep the type of the file.
     """
+    return open_lora(path).loaded()
+
+
+def open_lora(path: Path) -> Lora:
+    """The same Lora with modules that are mapped from the file when asked for, so that it need not fit into memory.
+
+    Errors about keys are raised here, errors about values when a module is asked for.
+    """
     path = path / "adapter_model.safetensors" if path.is_dir() else path
-    if not path.is_file():
-        raise UserError(f"LoRA file {path} does not exist.")
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (not a dict)
-            metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(
-            f"LoRA file {path} is not a readable safetensors file ({error}). Pickled files (.pt, .bin) are not read."
-        ) from None
-    return parse_lora(tensors, metadata, f"LoRA file {path}", _peft_config(path, tensors))
+    tensors = MappedTensors(path)
+    return outline_lora(tensors, tensors.metadata, f"LoRA file {path}", _peft_config(path, tensors))
 
 
 def verify_lora(

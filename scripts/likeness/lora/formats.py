@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import torch
@@ -59,22 +59,76 @@ def parse_lora(
     empty file, NaN or infinite values, two formats at once, DoRA and other algorithms, halves that are missing or
     do not fit each other, contradicting scales, and modules that FLUX.2 does not have.
     """
+    return outline_lora(tensors, metadata, where, config).loaded()
+
+
+def outline_lora(
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    where: str,
+    config: Mapping[str, Any] | None = None,
+) -> Lora:
+    """The same Lora with modules that are made when asked for, each time anew: only keys are looked at here.
+
+    Errors about keys are raised at once, errors about values and shapes when the module is asked for.
+    """
     if not tensors:
         raise UserError(f"{where} holds no tensors.")
     _refuse_other_algorithms(tensors, where)
-    factors = {key: _factor(key, where) for key in tensors}
-    formats = sorted({factor.format for factor in factors.values()})
+    sides: dict[str, dict[str, str]] = {}
+    formats: set[str] = set()
+    for key in tensors:
+        factor = _factor(key, where)
+        formats.add(factor.format)
+        if factor.side in sides.setdefault(factor.name, {}):
+            raise UserError(f"{where} holds {factor.side} of {factor.name!r} twice: {key!r} is the second.")
+        sides[factor.name][factor.side] = key
     if len(formats) > 1:
-        raise UserError(f"{where} mixes two formats ({' and '.join(formats)}): save each LoRA to its own file.")
-    sides: dict[str, dict[str, torch.Tensor]] = {}
-    for key, factor in factors.items():
-        _check_values(tensors[key], key, where)
-        sides.setdefault(factor.name, {})[factor.side] = tensors[key]
-    scales = _Scales(metadata, config, where)
-    modules: dict[str, LoraModule] = {}
-    for name, parts in sides.items():
-        modules |= _split(name, _module(name, parts, scales, where), where)
-    return Lora(dict(sorted(modules.items())), dict(metadata), formats[0])
+        raise UserError(f"{where} mixes two formats ({' and '.join(sorted(formats))}): save each LoRA to its own file.")
+    for name, keys in sides.items():
+        if not {"A", "B"} <= set(keys):
+            raise UserError(
+                f"{where}: {name!r} has only {' and '.join(sorted(keys))}: one factor of the LoRA is missing."
+            )
+    modules = _OutlinedModules(tensors, sides, _Scales(metadata, config, where), where)
+    return Lora(modules, dict(metadata), formats.pop())
+
+
+class _OutlinedModules(Mapping[str, LoraModule]):
+    """Modules by diffusers name; `sides` maps each of the file's modules to its keys."""
+
+    def __init__(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        sides: Mapping[str, Mapping[str, str]],
+        scales: _Scales,
+        where: str,
+    ) -> None:
+        self.tensors, self.sides, self.scales, self.where = tensors, sides, scales, where
+        of_file: dict[str, str] = {}
+        for name in sides:
+            for own in own_modules(name, where):
+                if own in of_file:
+                    raise UserError(
+                        f"{where} mixes two formats: {name!r} and {of_file[own]!r} are one module, {own!r}. "
+                        "Save each LoRA to its own file."
+                    )
+                of_file[own] = name
+        self.of_file = dict(sorted(of_file.items()))
+
+    def __getitem__(self, own: str) -> LoraModule:
+        name = self.of_file[own]
+        parts = {}
+        for side, key in self.sides[name].items():
+            parts[side] = self.tensors[key]
+            _check_values(parts[side], key, self.where)
+        return _split(name, _module(name, parts, self.scales, self.where), self.where)[own]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.of_file)
+
+    def __len__(self) -> int:
+        return len(self.of_file)
 
 
 def _factor(key: str, where: str) -> Factor:
@@ -121,7 +175,8 @@ def _refuse_other_algorithms(tensors: Mapping[str, torch.Tensor], where: str) ->
 def _check_values(tensor: torch.Tensor, key: str, where: str) -> None:
     if not tensor.is_floating_point():
         raise UserError(f"{where}: {key!r} has the type {tensor.dtype}; only floating-point LoRAs can be read.")
-    if not torch.isfinite(tensor).all():
+    # A sum is many times faster than looking at each value, and every value that is not finite shows in it.
+    if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not torch.isfinite(tensor).all():
         raise UserError(
             f"{where}: {key!r} holds NaN or infinite values: the training diverged. Take an earlier checkpoint."
         )
@@ -175,8 +230,6 @@ def _by_pattern(patterns: Mapping[str, Any] | None, name: str, default: Any) -> 
 
 
 def _module(name: str, parts: Mapping[str, torch.Tensor], scales: _Scales, where: str) -> LoraModule:
-    if "A" not in parts or "B" not in parts:
-        raise UserError(f"{where}: {name!r} has only {' and '.join(sorted(parts))}: one factor of the LoRA is missing.")
     down_RI, up_OR = parts["A"], parts["B"]
     if down_RI.ndim != 2 or up_OR.ndim != 2 or down_RI.shape[0] != up_OR.shape[1] or down_RI.shape[0] == 0:
         raise UserError(
@@ -186,11 +239,17 @@ def _module(name: str, parts: Mapping[str, torch.Tensor], scales: _Scales, where
     return LoraModule(down_RI, up_OR.to(down_RI.dtype), scales.of(name, down_RI.shape[0], parts.get("alpha")))
 
 
-def _split(name: str, module: LoraModule, where: str) -> dict[str, LoraModule]:
-    """The diffusers modules of one module of the file: itself, or query, key and value of a fused one, exactly."""
+def own_modules(name: str, where: str) -> tuple[str, ...]:
+    """The diffusers modules that a module of a file stands for; UserError for the last normalisation's other name."""
     own = own_names(name) or (name,)
     if name not in own and own[0] == NORM_OUT:
         raise UserError(f"{where}: {name!r} cannot be read safely, as loaders disagree about the order of its halves.")
+    return own
+
+
+def _split(name: str, module: LoraModule, where: str) -> dict[str, LoraModule]:
+    """The diffusers modules of one module of the file: itself, or query, key and value of a fused one, exactly."""
+    own = own_modules(name, where)
     if len(own) == 1:
         return {own[0]: module}
     if module.B_OR.shape[0] % 3:

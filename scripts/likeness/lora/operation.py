@@ -1,0 +1,120 @@
+"""A LoRA that is made of others, one module at a time: described first, computed while it is written.
+
+Every operation on LoRA files (resize, merge, subtract, average) is an Operation: the names of the result's modules and
+a pure function that makes one of them. So memory holds one module a thread, and results do not depend on how many
+threads there are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from tqdm import tqdm
+
+from likeness.errors import UserError
+from likeness.lora.adapter import Lora, LoraModule
+from likeness.lora.files import adapter_metadata, module_keys
+from likeness.lora.stream import write_stream
+
+
+class Operated(NamedTuple):
+    """One module of a result, and what is to be said of it: the columns of its row in the operation's table."""
+
+    module: LoraModule
+    row: Mapping[str, Any]
+
+
+class Written(NamedTuple):
+    """A written result: the file's sha256 and one row a module, its name in the column 'module'."""
+
+    sha256: str
+    rows: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Operation:
+    """Modules of a LoRA to be made, in order, and the pure function that makes one; `about` says how, for provenance."""
+
+    names: Sequence[str]
+    operate: Callable[[str], Operated]
+    about: Mapping[str, str]
+
+    def lora(self) -> Lora:
+        """The result in memory."""
+        return Lora({name: self.operate(name).module for name in self.names})
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The table alone: nothing is kept or written."""
+        return [{"module": name, **self.operate(name).row} for name in self.names]
+
+
+def write_operation(
+    path: Path,
+    operation: Operation,
+    provenance: Mapping[str, str],
+    dtype: torch.dtype | None = None,
+    threads: int = 1,
+) -> Written:
+    """Compute an operation and write its result in diffusers' layout, with the adapter's config, as it is computed.
+
+    `dtype` is the type of the file, else each module keeps its own. `threads` modules are computed at once, each on one
+    core; the bytes are the same for any number. UserError where the result has no module or changes nothing.
+    """
+    if not operation.names:
+        raise UserError(f"{path}: the result would hold no module.")
+    rows: list[dict[str, Any]] = []
+    stubs: dict[str, LoraModule] = {}
+
+    def tensors() -> Iterator[tuple[str, torch.Tensor]]:
+        names = sorted(operation.names, key=module_keys)
+        results = in_order(operation.operate, names, threads)
+        for name, (module, row) in tqdm(zip(names, results, strict=True), total=len(names), disable=None, leave=False):
+            down_RI, up_OR = module.A_RI.to(dtype or module.A_RI.dtype), module.B_OR.to(dtype or module.B_OR.dtype)
+            rows.append({"module": name, **row})
+            stubs[name] = LoraModule(down_RI.to("meta"), up_OR.to("meta"), module.scale)
+            changes.append(module.scale != 0 and bool(up_OR.any()) and bool(down_RI.any()))
+            yield from zip(module_keys(name), (down_RI, up_OR), strict=True)
+        if not any(changes):
+            raise UserError(f"{path} would change nothing: every module of the result is zero.")
+
+    changes: list[bool] = []
+    about = {**operation.about, **provenance}
+    sha256 = write_stream(path, tensors(), lambda: {**about, **adapter_metadata(Lora(dict(sorted(stubs.items()))))})
+    return Written(sha256, sorted(rows, key=lambda row: row["module"]))
+
+
+def in_order(function: Callable[[str], Any], names: Sequence[str], threads: int) -> Iterator[Any]:
+    """Results of a function for each name, in their order; a few are computed ahead in threads of one core each."""
+    if threads <= 1:
+        yield from map(function, names)
+        return
+    with ThreadPoolExecutor(threads, initializer=lambda: torch.set_num_threads(1)) as pool:
+        ahead: deque[Future[Any]] = deque()
+        for name in names:
+            ahead.append(pool.submit(function, name))
+            if len(ahead) > threads:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+
+def united(loras: Sequence[Lora]) -> list[str]:
+    """Names of all modules that any of the LoRAs adapts, sorted."""
+    return sorted({name for lora in loras for name in lora.modules})
+
+
+def check_alike(name: str, modules: Sequence[LoraModule]) -> None:
+    """UserError where modules of one name have other shapes: their LoRAs belong to different base models."""
+    shapes = [(module.B_OR.shape[0], module.A_RI.shape[1]) for module in modules]
+    if len(set(shapes)) > 1:
+        found = " and ".join(str(shape) for shape in dict.fromkeys(shapes))
+        raise UserError(
+            f"{name!r} is (outputs, inputs) {found}: these LoRAs were trained for different base models and cannot be "
+            "combined."
+        )
