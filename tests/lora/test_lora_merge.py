@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.lora.conftest import dense, difference, random_module
@@ -58,3 +60,66 @@ def test_what_cannot_be_merged_is_named():
         merge_loras([small, large], [1.0, 1.0]).lora()
     with pytest.raises(UserError, match="rank: 0 is not allowed"):
         MergeRule(rank=0)
+
+
+@pytest.mark.parametrize(
+    ("rule", "combination", "options"),
+    [
+        (MergeRule("ties", rank=64, density=0.3, convention="peft"), "ties_svd", {"density": 0.3}),
+        (MergeRule("magnitude", rank=64, density=0.3), "magnitude_prune_svd", {"density": 0.3}),
+        (MergeRule("ties", rank=6, density=0.5, convention="peft"), "ties_svd", {"density": 0.5}),
+    ],
+)
+def test_dense_merges_are_pefts(rule, combination, options, two_adapters):
+    """Oracle: PEFT's add_weighted_adapter with ties_svd and magnitude_prune_svd."""
+    name = "single_transformer_blocks.1.attn.to_out"
+    theirs = two_adapters.merged([0.7, 0.4], combination, svd_rank=rule.rank, svd_full_matrices=False, **options)
+    merged, row = merge_loras(list(two_adapters.loras.values()), [0.7, 0.4], rule).operate(name)
+    assert difference(theirs[name], dense(merged)) < 1e-4
+    assert row["rank_before"] == 10 and row["rank_after"] == rule.rank
+    whole = merge_loras(list(two_adapters.loras.values()), [0.7, 0.4], replace(rule, rank=64)).operate(name)
+    lost = difference(dense(whole.module), dense(merged)) ** 2
+    assert whole.row["retained_energy"] == pytest.approx(1.0, abs=1e-6)
+    assert row["retained_energy"] == pytest.approx(1 - lost, abs=1e-5)
+
+
+def test_dare_keeps_the_change_in_the_mean_and_does_not_depend_on_order(two_adapters):
+    loras, weights, name = list(two_adapters.loras.values()), [0.7, 0.4], "single_transformer_blocks.1.attn.to_out"
+    exact = dense(merge_loras(loras, weights).operate(name).module)
+    draws = [
+        dense(merge_loras(loras, weights, MergeRule("dare", 64, 0.5, seed=seed)).operate(name).module)
+        for seed in range(60)
+    ]
+    assert difference(exact, sum(draws) / 60) < 3 / 60**0.5 and difference(exact, draws[0]) > 0.5
+    other = merge_loras(loras[::-1], weights[::-1], MergeRule("dare", 64, 0.5, seed=0)).operate(name).module
+    assert difference(draws[0], dense(other)) < 1e-6
+    row = merge_loras(loras, weights, MergeRule("dare", 8, 0.1)).operate(name).row
+    # E‖DARE(W)‖² = ‖W‖² / density, for each LoRA; a rank of 8 of 64 holds a part of that.
+    parts = sum((w * dense(lora.modules[name])).square().sum() for lora, w in zip(loras, weights, strict=True))
+    assert row["energy_ratio"] == pytest.approx(float(parts / 0.1 / exact.square().sum()), rel=0.1)
+    assert 0.2 < row["retained_energy"] < 0.8
+
+
+def test_one_lora_alone_is_pruned_too(two_adapters):
+    """PEFT silently turns a merge of one adapter into a plain copy."""
+    lora, name = two_adapters.loras["a"], "transformer_blocks.0.attn.to_q"
+    exact = lora.modules[name].delta()
+    for rule in (MergeRule("dare", 64, 0.3), MergeRule("magnitude", 64, 0.3), MergeRule("ties", 64, 0.3, "peft")):
+        found = dense(merge_loras([lora], [1.0], rule).operate(name).module)
+        assert 0.2 < float((found.abs() > 1e-6).float().mean()) < 0.4 and difference(exact, found) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"method": "ties", "density": 0.2}, "method ties needs a convention, peft or mergekit"),
+        ({"method": "dare", "density": 0.2, "convention": "peft"}, "method dare takes no convention"),
+        ({"method": "dare"}, "method dare needs a density"),
+        ({"density": 0.2}, "method sum takes no density"),
+        ({"method": "magnitude", "density": 0.0}, "density: 0 is not allowed"),
+        ({"method": "magnitude", "density": 20.0}, "density: 20 is not allowed"),
+    ],
+)
+def test_rules_that_cannot_be_meant(arguments, message):
+    with pytest.raises(UserError, match=message):
+        MergeRule(**arguments)
