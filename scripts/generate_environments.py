@@ -32,12 +32,13 @@ CORE = (
 CORE += ("scikit-image", "imagehash", "filelock", "jinja2", "tqdm")
 TORCH = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "safetensors")
 STAGES = {
-    "curate": CORE,
+    "curate": (*CORE, "tomli-w"),
     "faces": (*CORE, "onnx", "onnxruntime", "insightface"),
     "masks": (*CORE, "torch", "torchvision", "transformers"),
     "captions": (*CORE, "httpx", "tenacity", "torch", "torchvision", "transformers", "accelerate"),
     "train": (
         *CORE,
+        "tomli-w",
         *TORCH,
         "bitsandbytes",
         "prodigyopt",

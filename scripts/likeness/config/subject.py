@@ -19,7 +19,16 @@ from likeness.config.quality import QualityLimits, QualitySettings
 from likeness.config.training import TrainingSettings, Variant
 
 MINIATURE = "miniature"
-TRAINERS = ("simpletuner", "fal")
+TRAINERS = (
+    "simpletuner",
+    "ai-toolkit",
+    "diffusion-pipe",
+    "musubi-tuner",
+    "diffsynth-studio",
+    "onetrainer",
+    "diffusers",
+    "fal",
+)
 
 
 def check_name(name: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -10,24 +10,35 @@ from likeness.backends import load_backend
 from likeness.config.exports import ExportStage
 from likeness.errors import UserError
 from likeness.exports.files import ExportFolder
-from likeness.exports.samples import Sample, read_samples
-from likeness.exports.settings import Setting, missing_settings, unused_settings
+from likeness.exports.samples import PHOTO, TARGET, Sample, read_samples
+from likeness.exports.settings import Trainer
 from likeness.store import Store
 
 EXPORTERS = {
     "simpletuner": "likeness.exports.simpletuner:SimpleTuner",
+    "ai-toolkit": "likeness.exports.ai_toolkit:AiToolkit",
+    "diffusion-pipe": "likeness.exports.diffusion_pipe:DiffusionPipe",
+    "musubi-tuner": "likeness.exports.musubi_tuner:MusubiTuner",
+    "diffsynth-studio": "likeness.exports.diffsynth_studio:DiffSynthStudio",
+    "onetrainer": "likeness.exports.onetrainer:OneTrainer",
+    "diffusers": "likeness.exports.diffusers_examples:DiffusersExamples",
     "fal": "likeness.exports.fal:Fal",
 }
 
 
 class Exporter(Protocol):
-    """Writes one trainer's dataset and config; `SETTINGS` says what becomes of each of our training settings."""
+    """Writes one trainer's dataset and config; `TRAINER` says what becomes of each of our training settings."""
 
-    SETTINGS: Mapping[str, Setting]
+    TRAINER: Trainer
 
     def export(self, stage: ExportStage, samples: Sequence[Sample], folder: ExportFolder) -> list[str]:
-        """Write everything into the folder and return warnings of its own, one line each."""
+        """Write everything into the folder and return warnings that only the samples tell, one line each."""
         ...
+
+
+def exporter_of(trainer: str) -> Exporter:
+    """The exporter of a trainer; UserError with the nearest name for an unknown one."""
+    return load_backend("exports", trainer, EXPORTERS)()
 
 
 def export_dataset(stage: ExportStage, manifest: Path, images: Path, store: Store, folder: Path) -> list[str]:
@@ -35,14 +46,19 @@ def export_dataset(stage: ExportStage, manifest: Path, images: Path, store: Stor
 
     Raises UserError for an unknown trainer, an empty phase, images that changed, and an export that is not complete.
     """
-    exporter: Exporter = load_backend("exports", stage.trainer, EXPORTERS)()
-    samples = read_samples(manifest, images)
+    return export_samples(stage, read_samples(manifest, images), manifest, store, folder)
+
+
+def export_samples(
+    stage: ExportStage, samples: Sequence[Sample], manifest: Path, store: Store, folder: Path
+) -> list[str]:
+    """Render samples that were read from `manifest`."""
+    exporter = exporter_of(stage.trainer)
     if not samples:
         raise UserError(f"{manifest}: the phase is empty, so there is nothing to export. Loosen its limits.")
     target = ExportFolder(folder, store)
-    has_references = any(len(sample.images) > 1 for sample in samples)
-    warnings = missing_settings(stage.training, exporter.SETTINGS)
-    warnings += unused_settings(stage.training, exporter.SETTINGS, has_references)
+    num_references = max(sum(role not in (PHOTO, TARGET) for role in sample.images) for sample in samples)
+    warnings = exporter.TRAINER.warnings(stage.training, num_references)
     warnings += exporter.export(stage, samples, target)
     target.finish(warnings)
     return warnings

@@ -6,15 +6,14 @@ number of steps and a learning rate, and nothing else of our settings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from likeness.config.exports import ExportStage
-from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
 from likeness.exports.files import ExportFolder, place_images
 from likeness.exports.samples import PHOTO, SOURCE, TARGET, Sample
-from likeness.exports.settings import Setting, key, leaves, missing
+from likeness.exports.settings import DEFAULTS, Trainer, key, missing
 from likeness.klein.family import known_layout
 
 OWN_CHOICE = "fal's trainer has no such setting and makes its own choice"
@@ -29,20 +28,25 @@ PLACES = {
 KEYS = {"steps": "steps", "learning_rate": "learning_rate"}
 
 
-class Fal:
-    """Writes data/ (flat) and config/fal.json with the endpoint and its input."""
-
-    SETTINGS: Mapping[str, Setting] = {
-        name: key(KEYS[name]) if name in KEYS else missing(OWN_CHOICE)
-        for name, _ in leaves(TrainingSettings.model_validate({}))
-    } | {
+FAL = Trainer(
+    title="fal's trainer",
+    max_references=4,
+    settings={name: key(KEYS[name]) if name in KEYS else missing(OWN_CHOICE) for name in DEFAULTS}
+    | {
         "masked_loss.kind": missing("fal's trainer takes no masks; it learns the whole picture", implied=None),
         "masked_loss.unmasked_weight": missing("fal's trainer takes no masks", implied=0.1),
         "allow_distilled": missing("fal's trainer offers base checkpoints only", implied=False),
         "cpu_threads": missing("fal's machines are their own", implied=1),
         "precision": missing("fal's trainer has its own number type", implied="bfloat16"),
         "gradient_checkpointing": missing("fal's machines are their own", implied=False),
-    }
+    },
+)
+
+
+class Fal:
+    """Writes data/ (flat) and config/fal.json with the endpoint and its input."""
+
+    TRAINER = FAL
 
     def export(self, stage: ExportStage, samples: Sequence[Sample], folder: ExportFolder) -> list[str]:
         """Write the dataset and the request; returns warnings, one line each."""
