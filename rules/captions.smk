@@ -19,6 +19,7 @@ rule write_captions:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
+        gpu=plan.gpus_of_captions,
     params:
         stage=plan.write_captions,
         store=plan.store,
@@ -44,7 +45,7 @@ rule merge_captions:
     benchmark:
         "results/.benchmarks/merge_captions/{subject}.tsv"
     conda:
-        "../envs/curate.yaml"
+        "../envs/captions.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1000 * attempt,

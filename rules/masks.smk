@@ -18,6 +18,7 @@ rule make_masks:
     resources:
         mem_mb=lambda wildcards, attempt: 4000 * attempt,
         runtime=lambda wildcards, attempt: 60 * attempt,
+        gpu=plan.gpus_of_masks,
     params:
         stage=plan.make_masks,
         store=plan.store,

@@ -160,6 +160,14 @@ class Plan:
         found = [one for name, subject in self.subjects.items() for one in wanted_models(name, subject)]
         return self._params(FetchStage(wanted=tuple(found)), "fetch_models")
 
+    def gpus_of_masks(self, wildcards: Any) -> int:
+        """GPUs of a mask job: none where no model makes the masks."""
+        return self.project.gpus_per_job if self.subjects[wildcards.subject].masks.model else 0
+
+    def gpus_of_captions(self, wildcards: Any) -> int:
+        """GPUs of a caption job: none where the captions come from an endpoint, a file or measured facts."""
+        return self.project.gpus_per_job if self.subjects[wildcards.subject].captions.backend == "transformers" else 0
+
     # ---- params: one canonical JSON string a rule ------------------------------------------------------------------
 
     def _params(self, settings: Any, script: str, *packages: str, unread: Unread | None = None) -> str:
