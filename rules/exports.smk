@@ -11,7 +11,7 @@ rule export_dataset:
     benchmark:
         "results/.benchmarks/export_dataset/{subject}/{phase}/{trainer}.tsv"
     conda:
-        "../envs/curate.yaml"
+        "../envs/train.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1000 * attempt,

@@ -13,7 +13,7 @@ rule measure_quality:
     benchmark:
         "results/.benchmarks/measure_quality/{subject}/{shard}.tsv"
     conda:
-        "../envs/curate.yaml"
+        "../envs/masks.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1000 * attempt,
@@ -45,7 +45,7 @@ rule merge_quality:
     benchmark:
         "results/.benchmarks/merge_quality/{subject}.tsv"
     conda:
-        "../envs/curate.yaml"
+        "../envs/masks.yaml"
     threads: 1
     resources:
         mem_mb=lambda wildcards, attempt: 1000 * attempt,

@@ -11,6 +11,7 @@ import re
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -28,54 +29,75 @@ CORE = (
     "pillow",
     "pillow-heif",
     "opencv-python-headless",
+    "scikit-image",
+    "imagehash",
+    "filelock",
+    "jinja2",
+    "tqdm",
 )
-CORE += ("scikit-image", "imagehash", "filelock", "jinja2", "tqdm")
-TORCH = ("torch", "torchvision", "diffusers", "transformers", "peft", "accelerate", "safetensors")
+FACES = ("onnx", "onnxruntime", "insightface", "huggingface-hub")
+TORCH = ("torch", "torchvision", "transformers", "huggingface-hub")
 STAGES = {
-    "curate": (*CORE, "tomli-w"),
-    "faces": (*CORE, "onnx", "onnxruntime", "insightface"),
-    "masks": (*CORE, "torch", "torchvision", "transformers"),
-    "captions": (*CORE, "httpx", "tenacity", "torch", "torchvision", "transformers", "accelerate"),
+    "curate": CORE,
+    "faces": (*CORE, *FACES),
+    "masks": (*CORE, *FACES, *TORCH),
+    "captions": (*CORE, *TORCH, "httpx", "tenacity", "accelerate"),
     "train": (
         *CORE,
-        "tomli-w",
+        *FACES,
         *TORCH,
+        "tomli-w",
+        "diffusers",
+        "peft",
+        "accelerate",
+        "safetensors",
         "bitsandbytes",
         "prodigyopt",
         "lpips",
-        "onnx",
-        "onnxruntime",
-        "insightface",
         "tensorboard",
     ),
 }
 
 
+PYTHON = "3.11"
+MACHINE = {
+    "python_version": PYTHON,
+    "python_full_version": f"{PYTHON}.9",
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "platform_machine": "x86_64",
+}
+"""Where the conda files are used, for the markers of the lock; they say so in their first dependency."""
+
+
 def pins(lock: str) -> dict[str, str]:
-    """Version of each package in the lock, by canonical name; packages that no platform gets are left out."""
-    lines = re.findall(r"^([A-Za-z0-9_.\-]+)==([^\s;\\]+)([^\n]*)", lock, re.MULTILINE)
-    return {canonicalize_name(name): version for name, version, marker in lines if "'never'" not in marker}
+    """Version of each package in the lock, by canonical name; what the conda files' machine does not get is left out."""
+    lines = re.findall(r"^([A-Za-z0-9_.\-]+)==([^\s;\\]+)(?:\s*;([^\n\\]*))?", lock, re.MULTILINE)
+    return {canonicalize_name(name): version for name, version, marker in lines if applies(marker.strip())}
+
+
+def applies(marker: str, extra: str = "") -> bool:
+    """Whether a requirement's marker holds where the conda files are used."""
+    return not marker or Marker(marker).evaluate({**MACHINE, "extra": extra})
 
 
 def closure(names: tuple[str, ...], known: dict[str, str]) -> list[str]:
-    """All packages that `names` need on this kind of machine, themselves included."""
-    seen: set[str] = set()
-    waiting = [canonicalize_name(name) for name in names]
+    """All packages that `names` need on this kind of machine, themselves and what their extras ask for included."""
+    seen: set[tuple[str, str]] = set()
+    waiting = [(canonicalize_name(name), "") for name in names]
     while waiting:
-        name = waiting.pop()
-        if name in seen or name not in known:
+        name, extra = waiting.pop()
+        if (name, extra) in seen or name not in known:
             continue
-        seen.add(name)
+        seen.add((name, extra))
         try:
             needed = [Requirement(text) for text in requires(name) or []]
         except PackageNotFoundError:
             continue
-        waiting += [
-            canonicalize_name(item.name)
-            for item in needed
-            if item.marker is None or item.marker.evaluate({"extra": ""})
-        ]
-    return sorted(seen)
+        for item in needed:
+            if applies(str(item.marker or ""), extra):
+                waiting += [(canonicalize_name(item.name), one) for one in ("", *item.extras)]
+    return sorted({name for name, _ in seen})
 
 
 def render(stage: str, known: dict[str, str]) -> str:
@@ -86,7 +108,7 @@ def render(stage: str, known: dict[str, str]) -> str:
         "  - conda-forge",
         "  - nodefaults",
     ]
-    lines += ["dependencies:", "  - python=3.11", "  - pip", "  - pip:"]
+    lines += ["dependencies:", f"  - python={PYTHON}", "  - pip", "  - pip:"]
     return "\n".join([*lines, *(f"      - {name}=={known[name]}" for name in closure(STAGES[stage], known))]) + "\n"
 
 
