@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -60,10 +61,27 @@ def test_a_mistake_in_the_configuration_starts_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("profile", ["slurm", "kubernetes"])
-def test_profiles_agree_on_what_decides_reruns(profile: str) -> None:
+def test_profiles_for_clusters_agree_on_what_decides_reruns_and_plan(profile: str, tmp_path: Path) -> None:
     import yaml
 
     default = yaml.safe_load((HOUSE / "profiles" / "default" / "config.yaml").read_text())
     other = yaml.safe_load((HOUSE / "profiles" / profile / "config.yaml").read_text())
     for key in ("max-checksum-file-size", "rerun-incomplete", "scheduler"):
         assert default[key] == other[key]
+    shutil.copytree(HOUSE / "config" / "examples", tmp_path / "config" / "subjects")
+    plan = Project(tmp_path).run("--dry-run", "--workflow-profile", str(HOUSE / "profiles" / profile))
+    assert plan.code == 0, plan.text
+    assert f"Using workflow specific profile {HOUSE / 'profiles' / profile}" in plan.text
+    assert "Train rank32, phase main, of character-9b" in plan.text
+
+
+def test_the_slurm_profile_names_only_rules_that_exist_and_sends_every_gpu_rule_to_the_gpu_partition() -> None:
+    import yaml
+
+    profile = yaml.safe_load((HOUSE / "profiles" / "slurm" / "config.yaml").read_text())
+    rules = "\n".join(path.read_text() for path in (HOUSE / "rules").glob("*.smk"))
+    bodies = re.findall(r"^rule (\w+):\n(.*?)(?=^rule |\Z)", rules, re.MULTILINE | re.DOTALL)
+    asking = {name for name, body in bodies if re.search(r"^ +gpu=", body, re.MULTILINE)}
+    sent = {entry.split(":")[0] for entry in profile["set-resources"]}
+    assert asking == sent and len(sent) == 8
+    assert {entry.split("=")[0] for entry in profile["groups"]} <= {name for name, _ in bodies} - asking
