@@ -10,7 +10,9 @@ import sys
 import time
 from pathlib import Path
 
-from likeness.lease import lease_device, visible_devices
+import pytest
+
+from likeness.lease import lease_device, lease_folder, visible_devices
 
 HOLDER = """
 import sys, time
@@ -59,3 +61,18 @@ def test_devices_are_chosen_inside_the_given_ones() -> None:
     assert visible_devices(2, "3,GPU-abc") == ["3", "GPU-abc"]
     assert visible_devices(2, None) == ["0", "1"]
     assert visible_devices(0, "0") == []
+
+
+def test_allocations_of_slurm_do_not_wait_for_each_other_where_both_call_their_device_0(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    folders = [lease_folder(), lease_folder()]
+    for allocation in ("7", "7", "8"):
+        monkeypatch.setenv("SLURM_JOB_ID", allocation)
+        folders.append(lease_folder())
+    with lease_device(["0"], folders[2]) as first, lease_device(["0"], folders[4]) as second:
+        assert first == second == 0
+    assert folders[0] == folders[1] and folders[2] == folders[3]
+    assert len(set(folders)) == 3

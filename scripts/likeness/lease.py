@@ -20,8 +20,13 @@ from filelock import FileLock, Timeout
 
 
 def lease_folder() -> Path:
-    """Where this machine's leases lie; shared by all jobs of one user."""
-    return Path(tempfile.gettempdir()) / f"likeness-gpu-{os.getuid()}"
+    """Where this machine's leases lie; shared by all jobs of one user, but under Slurm by those of one allocation.
+
+    Slurm hands out the devices itself, and may call the one of every job `0`.
+    """
+    allocation = os.environ.get("SLURM_JOB_ID")
+    name = f"likeness-gpu-{os.getuid()}"
+    return Path(tempfile.gettempdir()) / (f"{name}-{allocation}" if allocation else name)
 
 
 def visible_devices(count: int, visible: str | None) -> list[str]:
