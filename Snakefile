@@ -24,6 +24,7 @@ wildcard_constraints:
     phase="(?!files/)[a-z0-9-]+",
     variant="(?!base/|report-half)[a-z0-9-]+",
     trainer="[a-z0-9-]+",
+    name="[a-z0-9-]+",
 
 
 rule all:
@@ -42,6 +43,7 @@ include: "rules/captions.smk"
 include: "rules/phases.smk"
 include: "rules/exports.smk"
 include: "rules/training.smk"
+include: "rules/surgery.smk"
 include: "rules/evaluation.smk"
 include: "rules/publish.smk"
 include: "rules/report.smk"

@@ -55,6 +55,7 @@ rule write_report:
     input:
         decisions=plan.of_all("results/{subject}/phases/decisions.parquet"),
         published=plan.of_all("results/{subject}/lora/published.json"),
+        ablations=plan.surgery.all_ablations,
         curation="results/report/curate.html",
     output:
         scores="results/scores.parquet",

@@ -313,9 +313,50 @@ SCORES = Table(
     ("subject", "variant", "phase", "step", "base_model", "lora_scale", "prompt_id", "seed", "metric"),
 )
 
+ABLATION = Table(
+    "ablation",
+    columns(
+        ("subject", TEXT, "name of the subject"),
+        ("ablation", TEXT, "name of the entry in the configuration"),
+        ("parent", TEXT, "the LoRA that was taken apart, in words"),
+        ("lora_sha256", TEXT, "hash of its file"),
+        ("base_model", TEXT, "fingerprint of the base model"),
+        ("mode", TEXT, "knock-out: the other blocks at 1; knock-in: the other blocks at 0"),
+        ("block", TEXT, "double.0 …, single.0 …, counted from 0; other: modules outside of the blocks"),
+        ("weight", FLOAT, "weight of the block under test"),
+        ("metric", TEXT, "name of the metric; image_change: mean absolute difference to the reference's image, 0..1"),
+        ("modules", WHOLE, "modules of the LoRA in the block; at 0 the block cannot have an effect and is not drawn"),
+        ("norm_share", FLOAT, "the block's share in the squared norm of all changes of weight, 0..1"),
+        ("value", FLOAT, "mean over clusters"),
+        ("reference", FLOAT, "the same of what it is compared with: the whole LoRA (knock-out) or the base (knock-in)"),
+        ("difference", FLOAT, "mean paired difference, value minus reference, over clusters of prompts"),
+        ("low", FLOAT, "lower end of its 95 % interval, corrected by Holm over blocks; null with one cluster"),
+        ("high", FLOAT, "upper end of that interval"),
+        ("n", WHOLE, "number of clusters"),
+        ("p", FLOAT, "two-sided p of Student's paired t test, uncorrected; null with one cluster or without modules"),
+        ("p_holm", FLOAT, "the same corrected by Holm over the blocks of one mode, weight and metric"),
+        ("rank", WHOLE, "1 for the block that matters most to the metric in this mode and at this weight"),
+    ),
+    ("mode", "metric", "weight", "rank", "block"),
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
-    for table in (PHOTOS, PAIRS, FACES, MASKS, QUALITY, CAPTIONS, MANIFEST, HOLDOUT, DECISIONS, ENCODED, LOG, SCORES)
+    for table in (
+        PHOTOS,
+        PAIRS,
+        FACES,
+        MASKS,
+        QUALITY,
+        CAPTIONS,
+        MANIFEST,
+        HOLDOUT,
+        DECISIONS,
+        ENCODED,
+        LOG,
+        SCORES,
+        ABLATION,
+    )
 }
 
 

@@ -27,11 +27,13 @@ from likeness.config.photos import PhotoStage
 from likeness.config.quality import QualityStage
 from likeness.config.report import PageStage
 from likeness.config.subject import MINIATURE, Subject
+from likeness.config.surgery import SURGERY
 from likeness.config.training import EncodeStage, TrainStage
 from likeness.models import FetchStage, wanted_models
 from likeness.photos.names import list_photos, shard_of
 from likeness.photos.pairs import list_pairs
 from likeness.store import canonical_json
+from likeness.workflow_surgery import SurgeryPlan
 
 MODELS = "models/miniature"
 Unread = dict[str, Any]
@@ -55,6 +57,7 @@ class Plan:
         self.warnings = loaded.warnings
         self.subjects: dict[str, Subject] = loaded.project.subjects
         self.checkpoints: Any = None
+        self.surgery = SurgeryPlan(self)
 
     @classmethod
     def load(cls, configfiles: Sequence[Path], overrides: dict[str, Any]) -> Plan:
@@ -158,7 +161,7 @@ class Plan:
     def fetch_models(self, wildcards: Any) -> str:
         """The models that the configured backends load, each once."""
         found = [one for name, subject in self.subjects.items() for one in wanted_models(name, subject)]
-        return self._params(FetchStage(wanted=tuple(found)), "fetch_models")
+        return self.params(FetchStage(wanted=tuple(found)), "fetch_models")
 
     def gpus_of_masks(self, wildcards: Any) -> int:
         """GPUs of a mask job: none where no model makes the masks."""
@@ -170,12 +173,12 @@ class Plan:
 
     # ---- params: one canonical JSON string a rule ------------------------------------------------------------------
 
-    def _params(self, settings: Any, script: str, *packages: str, unread: Unread | None = None) -> str:
+    def params(self, settings: Any, script: str, *packages: str, unread: Unread | None = None) -> str:
         """Settings and code of a rule; `unread` names the settings that its program never looks at, so that they start nothing."""
         values = settings.model_dump(mode="json", exclude=unread) if hasattr(settings, "model_dump") else settings
         return canonical_json({"settings": values, "code": code_digest(script, *packages)})
 
-    def _resolved(self, settings: Any, **sources: str) -> Any:
+    def resolved(self, settings: Any, **sources: str) -> Any:
         """Replace the word `miniature` by the folder of the model it stands for."""
         changes = {}
         for key, folder in sources.items():
@@ -189,40 +192,40 @@ class Plan:
         return PhotoStage(kind=subject.kind, folders=folders, photo=subject.photo)
 
     def index_photos(self, wildcards: Any) -> str:
-        return self._params(self._index_slice(self.subjects[wildcards.subject]), "index_photos", unread=ONLY_OF_MERGE)
+        return self.params(self._index_slice(self.subjects[wildcards.subject]), "index_photos", unread=ONLY_OF_MERGE)
 
     def index_pairs(self, wildcards: Any) -> str:
-        return self._params(self._index_slice(self.subjects[wildcards.subject]), "index_pairs", unread=ONLY_OF_MERGE)
+        return self.params(self._index_slice(self.subjects[wildcards.subject]), "index_pairs", unread=ONLY_OF_MERGE)
 
     def merge_photos(self, wildcards: Any) -> str:
-        return self._params(self._index_slice(self.subjects[wildcards.subject]), "merge_photos")
+        return self.params(self._index_slice(self.subjects[wildcards.subject]), "merge_photos")
 
     def detect_faces(self, wildcards: Any) -> str:
-        faces = self._resolved(self.subjects[wildcards.subject].faces, model="pack/pack")
+        faces = self.resolved(self.subjects[wildcards.subject].faces, model="pack/pack")
         stage = FaceStage(faces=faces, offline=self.project.offline, cpu_threads=self.project.cpu_threads)
-        return self._params(stage, "detect_faces", "faces", unread={"faces": {"min_identity"}})
+        return self.params(stage, "detect_faces", "faces", unread={"faces": {"min_identity"}})
 
     def merge_faces(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
-        faces = self._resolved(subject.faces, model="pack/pack")
+        faces = self.resolved(subject.faces, model="pack/pack")
         stage = FaceMerge(
             faces=faces, kind=subject.kind, references=tuple(subject.reference), offline=self.project.offline
         )
-        return self._params(stage, "merge_faces", "faces")
+        return self.params(stage, "merge_faces", "faces")
 
     def references(self, wildcards: Any) -> list[str]:
         """Photos that show who the subject is."""
         return list(self.subjects[wildcards.subject].reference)
 
     def _mask_slice(self, subject: Subject) -> MaskStage:
-        masks = self._resolved(subject.masks, model="sam2/sam2")
+        masks = self.resolved(subject.masks, model="sam2/sam2")
         return MaskStage(masks=masks, offline=self.project.offline, cpu_threads=self.project.cpu_threads)
 
     def make_masks(self, wildcards: Any) -> str:
-        return self._params(self._mask_slice(self.subjects[wildcards.subject]), "make_masks", "masks")
+        return self.params(self._mask_slice(self.subjects[wildcards.subject]), "make_masks", "masks")
 
     def merge_masks(self, wildcards: Any) -> str:
-        return self._params(self._mask_slice(self.subjects[wildcards.subject]), "merge_masks")
+        return self.params(self._mask_slice(self.subjects[wildcards.subject]), "merge_masks")
 
     def _quality_slice(self, subject: Subject) -> QualityStage:
         return QualityStage(quality=subject.quality, kind=subject.kind, offline=self.project.offline)
@@ -230,10 +233,10 @@ class Plan:
     def measure_quality(self, wildcards: Any) -> str:
         clusters = {"light_distance", "background_distance"}
         stage = self._quality_slice(self.subjects[wildcards.subject])
-        return self._params(stage, "measure_quality", unread={"quality": clusters})
+        return self.params(stage, "measure_quality", unread={"quality": clusters})
 
     def merge_quality(self, wildcards: Any) -> str:
-        return self._params(self._quality_slice(self.subjects[wildcards.subject]), "merge_quality")
+        return self.params(self._quality_slice(self.subjects[wildcards.subject]), "merge_quality")
 
     def _caption_slice(self, name: str, shard: int | None) -> CaptionStage:
         subject = self.subjects[name]
@@ -251,10 +254,10 @@ class Plan:
         )
 
     def write_captions(self, wildcards: Any) -> str:
-        return self._params(self._caption_slice(wildcards.subject, int(wildcards.shard)), "write_captions", "captions")
+        return self.params(self._caption_slice(wildcards.subject, int(wildcards.shard)), "write_captions", "captions")
 
     def merge_captions(self, wildcards: Any) -> str:
-        return self._params(self._caption_slice(wildcards.subject, None), "merge_captions")
+        return self.params(self._caption_slice(wildcards.subject, None), "merge_captions")
 
     def decide_phases(self, name: str) -> Callable[[Any], str]:
         """The params function of one subject's checkpoint, which has no wildcards of its own."""
@@ -272,7 +275,7 @@ class Plan:
             never=subject.never,
         )
         trained_with = {"phases": {"__all__": {"init", "steps", "learning_rate"}}}
-        return lambda wildcards: self._params(stage, "decide_phases", unread=trained_with)
+        return lambda wildcards: self.params(stage, "decide_phases", unread=trained_with)
 
     def export_dataset(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
@@ -289,7 +292,7 @@ class Plan:
             prompts=tuple(prompt.text for prompt in subject.prompts.values()),
             overrides=subject.export[wildcards.trainer].overrides,
         )
-        return self._params(stage, "export_dataset", "exports")
+        return self.params(stage, "export_dataset", "exports")
 
     def encode_samples(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
@@ -302,7 +305,7 @@ class Plan:
             offline=self.project.offline,
             cpu_threads=self.project.cpu_threads,
         )
-        return self._params(self._resolved(stage, base_model="base"), "encode_samples")
+        return self.params(self.resolved(stage, base_model="base"), "encode_samples")
 
     def train_lora(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
@@ -313,11 +316,11 @@ class Plan:
             init=phase.init,
             offline=self.project.offline,
         )
-        return self._params(self._resolved(stage, base_model="base"), "train_lora")
+        return self.params(self.resolved(stage, base_model="base"), "train_lora")
 
-    def _score_slice(self, subject: Subject) -> ScoreStage:
+    def score_slice(self, subject: Subject) -> ScoreStage:
         stage = ScoreStage(
-            evaluation=self._resolved(subject.evaluation, recogniser="pack/evaluation_pack"),
+            evaluation=self.resolved(subject.evaluation, recogniser="pack/evaluation_pack"),
             prompts=subject.prompts,
             recipe=subject.recipe,
             kind=subject.kind,
@@ -327,11 +330,11 @@ class Plan:
             buckets=subject.training.buckets,
             offline=self.project.offline,
         )
-        return self._resolved(stage, base_model="base")
+        return self.resolved(stage, base_model="base")
 
     def _score(self, script: str, wildcards: Any, unread: Unread) -> str:
-        stage = self._score_slice(self.subjects[wildcards.subject])
-        return self._params(stage, script, "evaluation/metrics", "faces", unread=unread)
+        stage = self.score_slice(self.subjects[wildcards.subject])
+        return self.params(stage, script, "evaluation/metrics", "faces", unread=unread)
 
     def score_base(self, wildcards: Any) -> str:
         return self._score("score_base", wildcards, ONLY_OF_FINALISTS)
@@ -342,7 +345,7 @@ class Plan:
     def score_finalists(self, wildcards: Any) -> str:
         return self._score("score_finalists", wildcards, {"evaluation": {"finalists"}})
 
-    def _choice_slice(self, name: str, with_pick: bool) -> ChoiceStage:
+    def choice_slice(self, name: str, with_pick: bool) -> ChoiceStage:
         subject = self.subjects[name]
         pick = subject.pick if with_pick else None
         return ChoiceStage(
@@ -352,11 +355,11 @@ class Plan:
     def finalists(self, wildcards: Any) -> str:
         """How finalists are found; a hand's pick does not enter, so that it draws nothing."""
         return canonical_json(
-            {"settings": self._choice_slice(wildcards.subject, False).model_dump(mode="json"), "code": ""}
+            {"settings": self.choice_slice(wildcards.subject, False).model_dump(mode="json"), "code": ""}
         )
 
     def choose_checkpoint(self, wildcards: Any) -> str:
-        return self._params(self._choice_slice(wildcards.subject, True), "choose_checkpoint")
+        return self.params(self.choice_slice(wildcards.subject, True), "choose_checkpoint")
 
     def publish_lora(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
@@ -368,7 +371,7 @@ class Plan:
             training=subject.training.model_dump(mode="json"),
             offline=self.project.offline,
         )
-        return self._params(self._resolved(stage, base_model="base"), "publish_lora")
+        return self.params(self.resolved(stage, base_model="base"), "publish_lora")
 
     # ---- behind the checkpoint -------------------------------------------------------------------------------------
 
@@ -419,17 +422,31 @@ class Plan:
     def _loras(self, subject: str, variant: str) -> list[str]:
         return sorted(glob(self.subjects[subject].variants[variant].lora or "", recursive=True))
 
-    def step_files(self, wildcards: Any) -> list[str]:
+    def steps_of(self, wildcards: Any) -> str:
+        """Where the LoRAs of one variant and phase are listed."""
+        if wildcards.phase == SURGERY:
+            return self.surgery.record(wildcards.subject, wildcards.variant)
+        return f"results/{wildcards.subject}/train/{wildcards.variant}/{wildcards.phase}/steps.json"
+
+    def trained_steps(self, wildcards: Any) -> list[str]:
         return [
             f"results/{wildcards.subject}/train/{variant}/{phase}/steps.json"
             for variant, phase in self.trained(wildcards.subject)
         ]
 
-    def select_scores(self, wildcards: Any) -> list[str]:
-        """Score tables of all checkpoints of all variants, without the base."""
+    def step_files(self, wildcards: Any) -> list[str]:
+        """Where all LoRAs are listed that were trained or made by surgery."""
+        return [*self.trained_steps(wildcards), *self.surgery.records(wildcards.subject)]
+
+    def checkpoint_scores(self, wildcards: Any) -> list[str]:
+        """Score tables of all checkpoints and finished files, without the base and without what surgery made."""
         folder = f"results/{wildcards.subject}/evaluation"
         trained = [f"{folder}/{variant}/{phase}/scores.parquet" for variant, phase in self.trained(wildcards.subject)]
         return trained + [f"{folder}/{name}/files/scores.parquet" for name in self.external(wildcards.subject)]
+
+    def select_scores(self, wildcards: Any) -> list[str]:
+        """Score tables of all candidates, without the base."""
+        return self.checkpoint_scores(wildcards) + self.surgery.scores(wildcards.subject)
 
     def all_scores(self, wildcards: Any) -> list[str]:
         folder = f"results/{wildcards.subject}/evaluation"
@@ -447,14 +464,14 @@ class Plan:
 
     def write_config(self, wildcards: Any) -> str:
         name = wildcards.subject
-        return self._params(self._page_slice(name), "write_config")
+        return self.params(self._page_slice(name), "write_config")
 
     def _page_slice(self, *names: str) -> PageStage:
         slices = {name: self.subjects[name].model_dump(mode="json") for name in names}
         return PageStage(subjects=slices, orders={name: tuple(self.subjects[name].phases) for name in names})
 
     def _pages(self, script: str) -> str:
-        return self._params(self._page_slice(*self.subjects), script, "report")
+        return self.params(self._page_slice(*self.subjects), script, "report")
 
     def write_curation(self, wildcards: Any) -> str:
         return self._pages("write_curation")
@@ -463,16 +480,17 @@ class Plan:
         return self._pages("write_report")
 
     def build_miniature_base(self, wildcards: Any) -> str:
-        return self._params({"seed": 0}, "build_miniature_base")
+        return self.params({"seed": 0}, "build_miniature_base")
 
     def build_miniature_pack(self, wildcards: Any) -> str:
-        return self._params({"seed": 0}, "build_miniature_pack")
+        return self.params({"seed": 0}, "build_miniature_pack")
 
     # ---- targets ---------------------------------------------------------------------------------------------------
 
     def products(self, subject: str) -> list[str]:
         """What building one subject means."""
-        return [f"results/{subject}/lora/published.json", f"results/{subject}/config.yaml", *self.exported(subject)]
+        made = [f"results/{subject}/lora/published.json", f"results/{subject}/config.yaml"]
+        return [*made, *self.surgery.ablations(subject), *self.exported(subject)]
 
     def exported(self, subject: str) -> list[str]:
         settings = self.subjects[subject]

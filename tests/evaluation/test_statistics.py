@@ -6,14 +6,16 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
 
 from likeness.evaluation.statistics import (
     BOOTSTRAP_FROM,
     cluster_means,
     estimate,
+    holm_tested,
     paired_difference,
     standard_error,
     student_intervals,
@@ -99,3 +101,38 @@ def test_coverage_of_the_bootstrap_is_93_to_97_percent():
         ).confidence_interval
         covered.append((interval.low <= 0) & (interval.high >= 0))
     assert 0.93 <= np.mean(covered) <= 0.97
+
+
+@settings(deadline=None)
+@given(st.integers(2, 9), st.integers(2, 12), st.integers(0, 2**32 - 1))
+def test_holm_agrees_with_statsmodels_and_its_intervals_with_its_rejections(count, clusters, seed):
+    samples = np.random.default_rng(seed).normal(np.linspace(0, 2, count)[:, None], 1, (count, clusters))
+    found = holm_tested(dict(enumerate(samples)))
+    p_values = [stats.ttest_1samp(sample, 0).pvalue for sample in samples]
+    rejected, corrected, _, _ = multipletests(p_values, 0.05, "holm")
+    for index in range(count):
+        one = found[index]
+        assert one.p == pytest.approx(p_values[index]) and one.p_holm == pytest.approx(corrected[index])
+        assert one.value == pytest.approx(samples[index].mean()) and one.n == clusters
+        assert bool(rejected[index]) == (not one.low <= 0 <= one.high)
+        plain = student_intervals(samples[index][None])[0]
+        assert one.low <= plain[0] + 1e-9 and one.high >= plain[1] - 1e-9
+
+
+def test_holm_intervals_hold_all_true_differences_at_once():
+    """Simulation: all of 8 true differences lie inside their intervals in at least 95 % of experiments."""
+    generator, held = np.random.default_rng(1), 0
+    for _ in range(200):
+        truth = np.repeat([0.0, 1.0], 4)
+        samples = generator.normal(truth[:, None], 1, (8, 10))
+        found = holm_tested(dict(enumerate(samples)))
+        held += all(found[at].low <= truth[at] <= found[at].high for at in range(4))
+    assert held / 200 >= 0.93
+
+
+def test_holm_of_constants_and_of_single_clusters():
+    found = holm_tested({"none": [0.0, 0.0], "some": [0.5, 0.5], "one": [0.3], "empty": []})
+    assert (found["none"].p, found["some"].p) == (1.0, 0.0)
+    assert (found["some"].low, found["some"].high) == (0.5, 0.5)
+    assert found["one"] == (0.3, None, None, 1, None, None)
+    assert "empty" not in found

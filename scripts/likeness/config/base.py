@@ -40,4 +40,4 @@ ModelChoice = Annotated[ModelSource, BeforeValidator(source_from_text)]
 
 def one_or_many(value: Any) -> Any:
     """Let a single value stand for a list of one."""
-    return value if isinstance(value, list) or value is None else [value]
+    return value if isinstance(value, list | tuple) or value is None else [value]

@@ -1,7 +1,7 @@
 """Load the configuration: layers, validation, and all errors at once with file, line and the nearest key.
 
 Layers of a subject, lowest first: recipe, presets, the project's `defaults`, the subject. Mappings merge key by key;
-lists and the named maps (variants, phases, prompts) are replaced.
+lists and the named maps (variants, phases, prompts, surgery, ablation) are replaced.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from likeness.config.craft import CraftWarning, check_craft
 from likeness.config.project import Project
 from likeness.config.source import KeyPath, Source, read_source
 from likeness.config.subject import Subject, merge_settings
+from likeness.config.surgery import Parent
 from likeness.errors import UserError, nearest
 
-NAMED_MAPS = frozenset({"variants", "phases", "prompts"})
+NAMED_MAPS = frozenset({"variants", "phases", "prompts", "surgery", "ablation"})
 HOUSE = Path(__file__).resolve().parents[3]
 
 
@@ -49,6 +50,9 @@ def load_project(folder: Path, configfiles: Sequence[Path] = (), overrides: dict
         subject = _load_subject(name, source, defaults, errors)
         if subject is not None:
             subjects[name] = subject
+            errors += [
+                f"{_place(key, [source, defaults])}: subject {name}: {text}" for key, text in _gone(subject, folder)
+            ]
     warnings = [warning for name, subject in subjects.items() for warning in check_craft(name, subject, errors)]
     if errors or project is None:
         count = f"{len(errors)} mistake{'s' if len(errors) != 1 else ''} in the configuration"
@@ -116,6 +120,20 @@ def _load_subject(name: str, source: Source, defaults: Source, errors: list[str]
             values.pop(key, None)
         values = merge_settings(values, {key: value for key, value in layer.values.items() if key != "about"})
     return _validate(Subject, values, [source, defaults, *reversed(found)], f"subject {name}: ", errors)
+
+
+def _gone(subject: Subject, folder: Path) -> Iterable[tuple[KeyPath, str]]:
+    """Files that surgery or an ablation starts from and that are not there."""
+    parents: list[tuple[KeyPath, Parent]] = [
+        (("surgery", name), parent) for name, entry in subject.surgery.items() for parent in entry.parents
+    ]
+    parents += [(("ablation", name), entry.of) for name, entry in subject.ablation.items()]
+    for key, parent in parents:
+        if parent.file is not None and not (folder / parent.file).is_file():
+            yield (
+                key,
+                f"{'.'.join(map(str, key))}: there is no LoRA file {parent.file}; correct the path or put it there",
+            )
 
 
 def _validate(

@@ -16,6 +16,7 @@ from likeness.config.masks import MaskSettings
 from likeness.config.phases import PhaseSettings
 from likeness.config.photos import PairFolders, PhotoFolders, PhotoSettings
 from likeness.config.quality import QualityLimits, QualitySettings
+from likeness.config.surgery import SURGERY, Ablation, Surgery, surgery_mistakes
 from likeness.config.training import TrainingSettings, Variant
 
 MINIATURE = "miniature"
@@ -95,6 +96,12 @@ class Subject(Settings):
         min_length=1,
         description="LoRAs that compete: trained with changes, or finished files.",
     )
+    surgery: dict[Name, Surgery] = Field(
+        default_factory=dict, description="Further candidates, made of finished LoRAs; they compete in the same table."
+    )
+    ablation: dict[Name, Ablation] = Field(
+        default_factory=dict, description="LoRAs to take apart block by block, to see which blocks do the work."
+    )
     prompts: dict[Name, Prompt] = Field(
         default_factory=dict, description="Evaluation prompts by name; the recipe ships twelve."
     )
@@ -110,6 +117,11 @@ class Subject(Settings):
     @property
     def trained_variants(self) -> dict[str, Variant]:
         return {name: variant for name, variant in self.variants.items() if not variant.lora}
+
+    @property
+    def candidates(self) -> dict[str, Surgery]:
+        """Every LoRA that surgery makes, by name; an entry with several values of alpha makes several."""
+        return {name: own for entry in self.surgery for name, own in self.surgery[entry].candidates(entry)}
 
     def phases_of(self, variant: str) -> list[str]:
         """Names of the phases that a trained variant runs, in order."""
@@ -153,8 +165,10 @@ class Subject(Settings):
             wrong.append(
                 f"training.masked_loss.kind: {self.training.masked_loss.kind!r} is not among masks.kinds {list(self.masks.kinds)}"
             )
-        if self.pick and self.pick.variant not in self.variants:
-            wrong.append(f"pick.variant: no variant {self.pick.variant!r}; there are {', '.join(self.variants)}")
+        wrong += surgery_mistakes(self) if not wrong else []
+        names = {*self.variants} | (self.candidates.keys() if self.pick and self.pick.phase == SURGERY else set())
+        if self.pick and self.pick.variant not in names:
+            wrong.append(f"pick.variant: no variant {self.pick.variant!r}; there are {', '.join(sorted(names))}")
         if wrong:
             raise ValueError("\n".join(wrong))
         return self

@@ -121,6 +121,11 @@ class TrainingSettings(Settings):
         """Alpha, or the rank where none is given."""
         return float(self.rank) if self.alpha is None else self.alpha
 
+    @property
+    def saved_steps(self) -> list[int]:
+        """The steps of a phase that have a checkpoint: every `save_every`, and the last."""
+        return sorted({*range(self.save_every, self.steps + 1, self.save_every), self.steps})
+
     @model_validator(mode="after")
     def check_warmup(self) -> TrainingSettings:
         if self.schedule.name == "cosine" and self.schedule.warmup_steps >= self.steps:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from likeness.config.evaluation import ChoiceStage
+from likeness.config.surgery import SURGERY
 from likeness.errors import UserError
 from likeness.evaluation.metrics import lower_is_better
 from likeness.evaluation.prompts import REPORT, SELECT
@@ -95,12 +96,16 @@ class Scores:
 
     @property
     def candidates(self) -> list[Checkpoint]:
-        """All checkpoints but the base, earliest first: by place of the phase in its variant, by step, by variant."""
+        """All checkpoints but the base, earliest first: by place of the phase in its variant, by step, by variant.
+
+        What surgery made is later than everything it could be made of.
+        """
         return sorted((checkpoint for checkpoint in self.sha256s if checkpoint.variant != BASE), key=self._age)
 
-    def _age(self, checkpoint: Checkpoint) -> tuple[int, int, int]:
+    def _age(self, checkpoint: Checkpoint) -> tuple[bool, int, int, int]:
         phase = self.phase_order[checkpoint.variant].index(checkpoint.phase)
-        return (phase, checkpoint.step, self.variant_order.index(checkpoint.variant))
+        place = self.variant_order.index(checkpoint.variant)
+        return (checkpoint.phase == SURGERY, phase, checkpoint.step, place)
 
     def metrics(self, split: str) -> list[str]:
         return sorted({metric for _, its_split, _, metric in self.groups if its_split == split})

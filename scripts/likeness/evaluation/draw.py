@@ -1,7 +1,7 @@
 """Generated images, each a stored item: one more prompt, seed or checkpoint costs only its own images.
 
-An image's key names all that it depends on: base model, LoRA file, strength, prompt, seed, size, steps, guidance,
-references. Matrix products round differently for other batch sizes, but for one batch size a sample's bits depend
+An image's key names all that it depends on: base model, LoRA file, strength, weights by block, prompt, seed, size,
+steps, guidance, references. Matrix products round differently for other batch sizes, but for one batch size a sample's bits depend
 neither on its place in the batch nor on its neighbours; so every batch is filled up to `batch_size`, and an image is
 the same whichever others are drawn with it. Models are loaded at the first image that is missing.
 
@@ -31,7 +31,9 @@ from likeness.store import Store, item_key
 if TYPE_CHECKING:
     import torch
 
+    from likeness.klein.family import Layout
     from likeness.klein.load import BaseModel
+    from likeness.lora.adapter import Lora
     from likeness.training.encode import SampleEncoder
 
 VERSION = 1
@@ -51,6 +53,10 @@ class LoraFile:
     sha256: str
 
 
+Weights = tuple[tuple[str, float], ...]
+"""Blocks (`single.7`) with the weight at which a LoRA counts there, on top of its strength; other blocks count 1."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One image: a point of the grid, drawn with a LoRA at a strength, or (None) by the bare base model."""
@@ -58,6 +64,7 @@ class Request:
     point: GridPoint
     lora: LoraFile | None = None
     scale: float = 1.0
+    weights: Weights = ()
 
 
 class Drawer:
@@ -95,6 +102,13 @@ class Drawer:
         """Pixels along one side of a token."""
         return 2 * 2 ** (len(read_config(self._folder / "vae" / "config.json")["block_out_channels"]) - 1)
 
+    @cached_property
+    def layout(self) -> Layout:
+        """The transformer's layout, from its config file alone."""
+        from likeness.klein.family import layout_of
+
+        return layout_of(read_config(self._folder / "transformer" / "config.json"))
+
     @property
     def steps(self) -> int:
         return (
@@ -130,6 +144,8 @@ class Drawer:
             "size_px": [point.width_px, point.height_px],
             "references": list(point.reference_sha256s),
         }
+        if request.weights:
+            content["weights"] = dict(request.weights)
         return item_key(STAGE, VERSION, settings, self.fingerprint, content)
 
     def draw(self, requests: Sequence[Request]) -> dict[Request, str]:
@@ -153,11 +169,12 @@ class Drawer:
         print(self.estimate(len(missing), missing[0].point), flush=True)
         inputs = self._encode(missing)
         found: dict[Request, str] = {}
-        loras = list(dict.fromkeys((request.lora, request.scale) for request in missing))
+        groups: dict[Any, list[Request]] = {}
+        for request in missing:
+            groups.setdefault((request.lora, request.scale, request.weights), []).append(request)
         with tqdm(total=len(missing), unit="image", desc="drawing", mininterval=5) as progress:
-            for lora, scale in loras:
-                own = [request for request in missing if (request.lora, request.scale) == (lora, scale)]
-                with adapter_on(self._base, lora, scale):
+            for (lora, scale, weights), own in groups.items():
+                with adapter_on(self._base, lora, scale, weights):
                     for batch in self._batches(own, inputs):
                         found |= self._draw_batch(batch, inputs)
                         progress.update(len(batch))
@@ -165,10 +182,9 @@ class Drawer:
 
     def estimate(self, count: int, point: GridPoint) -> str:
         """One line: how many images are to be drawn and about how many minutes that takes (assumed speed of the device)."""
-        from likeness.klein.family import layout_of, linear_shapes
+        from likeness.klein.family import linear_shapes
 
-        shapes = linear_shapes(layout_of(read_config(self._folder / "transformer" / "config.json")))
-        parameters = sum(rows * columns for rows, columns in shapes.values())
+        parameters = sum(rows * columns for rows, columns in linear_shapes(self.layout).values())
         tokens = point.width_px * point.height_px // self.token_px**2 * (1 + len(point.reference_sha256s)) + 512
         passes = self.steps * (1 if self.guidance <= 1 else 2)
         on_gpu = device_of_job() != "cpu"
@@ -294,16 +310,24 @@ def release_text_encoder(encoder: SampleEncoder) -> None:
 
 
 @contextmanager
-def adapter_on(base: BaseModel, lora: LoraFile | None, scale: float) -> Iterator[None]:
-    """Put a LoRA on the loaded transformer at a strength, through diffusers and peft, and take it off again.
+def adapter_on(base: BaseModel, lora: LoraFile | None, scale: float, weights: Weights = ()) -> Iterator[None]:
+    """Put a LoRA on the loaded transformer at a strength, with weights by block, and take it off again.
 
     Raises UserError for a file whose bytes changed, that does not fit the model, or of which not every module arrives.
     """
     if lora is None:
         yield
         return
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    from likeness.lora.runtime import adapters_on, block_weights, set_weights
 
+    found = read_checked(lora, base.layout)
+    with adapters_on(base.transformer, {"scored": found}, str(lora.path)):
+        set_weights(base.transformer, "scored", block_weights(dict(weights), scale))
+        yield
+
+
+def read_checked(lora: LoraFile, layout: Layout) -> Lora:
+    """Read a LoRA for a model; UserError for a file that is gone, whose bytes changed, or that does not fit."""
     from likeness.lora.adapter import check_fits
     from likeness.lora.files import read_lora, sha256_of
 
@@ -316,23 +340,9 @@ def adapter_on(base: BaseModel, lora: LoraFile | None, scale: float) -> Iterator
         raise UserError(
             f"{lora.path}: its bytes are not those that steps.json lists. Run the training's command again."
         )
-    found = read_lora(lora.path).folded()
-    check_fits(found, base.layout, str(lora.path))
-    state_dict = {f"{name}.lora_A.weight": module.A_RI for name, module in found.modules.items()}
-    state_dict |= {f"{name}.lora_B.weight": module.B_OR for name, module in found.modules.items()}
-    transformer: Any = base.transformer
-    transformer.load_lora_adapter(state_dict, prefix=None, adapter_name="scored")
-    try:
-        arrived = sum(
-            isinstance(module, BaseTunerLayer) and "scored" in module.active_adapters
-            for module in transformer.modules()
-        )
-        if arrived != len(found.modules):
-            raise UserError(f"{lora.path}: {arrived} of {len(found.modules)} modules arrive in the transformer.")
-        transformer.set_adapters(["scored"], weights=[scale])
-        yield
-    finally:
-        transformer.delete_adapters(["scored"])
+    found = read_lora(lora.path)
+    check_fits(found, layout, str(lora.path))
+    return found
 
 
 def base_fingerprint(model: ModelSource, offline: bool) -> str:

@@ -29,7 +29,7 @@ from likeness.evaluation.choice import (
     rank,
     recommended_scale,
 )
-from likeness.evaluation.draw import Drawer, LoraFile, Request
+from likeness.evaluation.draw import Drawer, LoraFile, Request, Weights
 from likeness.evaluation.measure import Drawn, score_rows
 from likeness.evaluation.models import Models
 from likeness.evaluation.pictures import Pictures
@@ -48,10 +48,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Entry:
-    """A checkpoint with its LoRA file; None for the bare base."""
+    """A checkpoint with its LoRA file (None for the bare base), and weights by block where not every block counts 1."""
 
     checkpoint: Checkpoint
     lora: LoraFile | None
+    weights: Weights = ()
 
 
 BASE_ENTRY = Entry(BASE_CHECKPOINT, None)
@@ -123,7 +124,7 @@ class Workplace:
         self, drawer: Drawer, entries: Sequence[Entry], points: Sequence[GridPoint], scales: Sequence[float]
     ) -> list[Shot]:
         wanted = [
-            (entry, Request(point, entry.lora, scale if entry.lora else 1.0))
+            (entry, Request(point, entry.lora, scale if entry.lora else 1.0, entry.weights))
             for entry in entries
             for scale in (scales if entry.lora else (1.0,))
             for point in points

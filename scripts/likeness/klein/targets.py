@@ -65,6 +65,22 @@ def target_regex(preset_or_regex: str, layout: Layout) -> str:
     return regex
 
 
+def targets_of_blocks(blocks: Iterable[str], preset: str = "all_blocks") -> str:
+    """Write blocks (`double.0`, `single.7`) as the `targets:` of a training, such as `all_blocks@double=0;single=2,7`.
+
+    Anything else, such as `other`, is left out. Raises UserError where no block is left.
+    """
+    indices: dict[str, list[int]] = {"double": [], "single": []}
+    for block in blocks:
+        kind, _, index = block.partition(".")
+        if kind in indices:
+            indices[kind].append(int(index))
+    chosen = [f"{kind}={','.join(map(str, sorted(found)))}" for kind, found in indices.items() if found]
+    if not chosen:
+        raise UserError("no block was chosen, so there is nothing to train.")
+    return f"{preset}@{';'.join(chosen)}"
+
+
 def matched_names(regex: str, layout: Layout) -> list[str]:
     """List the linear modules that the expression matches in full, in the model's order; UserError for none."""
     names = list(linear_shapes(layout))

@@ -6,14 +6,15 @@ import csv
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from likeness.config.surgery import SURGERY, Surgery
 from likeness.evaluation.choice import Checkpoint, Scores
 from likeness.report.archive import Previous, previous_loras
-from likeness.tables import CAPTIONS, DECISIONS, FACES, MASKS, QUALITY, SCORES, read_rows
+from likeness.tables import ABLATION, CAPTIONS, DECISIONS, FACES, MASKS, QUALITY, SCORES, read_rows
 
 Row = dict[str, Any]
 FACTS = ("framing", "pose", "light", "background")
@@ -66,7 +67,10 @@ class Funnel:
 
 @dataclass(frozen=True)
 class Subject:
-    """All that one subject's part of a page needs; `rows` are its score rows, of the distilled model as well."""
+    """All that one subject's part of a page needs; `rows` are its score rows, of the distilled model as well.
+
+    `operations` are the records of what surgery made, `ablations` the tables of what was taken apart, both by name.
+    """
 
     name: str
     settings: dict[str, Any]
@@ -76,6 +80,8 @@ class Subject:
     best: dict[str, Any] | None = None
     previous: tuple[Previous, ...] = ()
     timings: tuple[tuple[str, int, float], ...] = ()
+    operations: Mapping[str, Row] = field(default_factory=dict)
+    ablations: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
     @property
     def recipe(self) -> str:
@@ -111,7 +117,7 @@ class Subject:
         return Scores(others) if others else None
 
 
-def read_json(path: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
@@ -132,6 +138,10 @@ def gather_subject(results: Path, name: str, settings: dict[str, Any]) -> Subjec
         best=best,
         previous=tuple(previous_loras(folder / "lora", (best or {}).get("lora_sha256"))),
         timings=tuple(gather_timings(results, name)),
+        operations={one: read_json(folder / "surgery" / f"{one}.json")[0] for one in candidates_of(settings)},
+        ablations={
+            one: read_rows(folder / "ablation" / f"{one}.parquet", ABLATION) for one in settings.get("ablation", {})
+        },
     )
 
 
@@ -142,7 +152,14 @@ def score_tables(folder: Path, settings: Mapping[str, Any]) -> list[Path]:
     for variant, own in settings["variants"].items():
         phases = ["files"] if own["lora"] else phases_of(settings, variant)
         names += [f"{variant}/{phase}" for phase in phases]
+    names += [f"{name}/{SURGERY}" for name in candidates_of(settings)]
     return [evaluation / name / "scores.parquet" for name in [*names, "report-half"]]
+
+
+def candidates_of(settings: Mapping[str, Any]) -> list[str]:
+    """Names of everything that surgery makes."""
+    entries = settings.get("surgery", {}).items()
+    return [one for name, entry in entries for one, _ in Surgery.model_validate(entry).candidates(name)]
 
 
 def phases_of(settings: Mapping[str, Any], variant: str) -> list[str]:

@@ -24,6 +24,7 @@ from likeness.report.gather import Photo, Subject
 from likeness.report.numbers import Measured, Number, count, estimated, measured_from
 from likeness.report.pictures import Pictures, Wanted
 from likeness.report.score_tables import ScoreTable, distilled_table, report_table
+from likeness.report.surgery import Ablated, Operated, ablated, operated
 
 TEMPLATES = Path(__file__).with_name("templates")
 THUMB_PX = 168
@@ -104,6 +105,8 @@ class Part:
     finalists: ScoreTable | None
     distilled: ScoreTable | None
     comparison: Comparison | None
+    operated: list[Operated]
+    ablated: list[Ablated]
     before: list[Before]
     settings_text: str
 
@@ -190,6 +193,8 @@ def report_part(subject: Subject) -> Part:
         finalists=report_table(subject),
         distilled=distilled_table(subject),
         comparison=comparison(subject),
+        operated=operated(subject, ranking_metric(subject)),
+        ablated=ablated(subject, ranking_metric(subject)),
         before=before(subject),
         settings_text=yaml.safe_dump(subject.settings, sort_keys=False, allow_unicode=True, width=100),
     )

@@ -134,8 +134,8 @@ def training_key(
 
 
 def wanted_steps(settings: TrainingSettings) -> list[int]:
-    """The steps that have a checkpoint: every `save_every`, and the last."""
-    return sorted({*range(settings.save_every, settings.steps + 1, settings.save_every), settings.steps})
+    """The steps that have a checkpoint."""
+    return settings.saved_steps
 
 
 def missing_steps(folder: TrainingFolder, settings: TrainingSettings) -> list[int]:

@@ -1,0 +1,71 @@
+# LoRAs made of finished LoRAs, which then compete like checkpoints; and LoRAs taken apart block by block.
+
+
+rule make_surgery:
+    input:
+        parents=plan.surgery.parents_of_candidate,
+        scores=plan.surgery.scores_of_candidate,
+        steps=plan.surgery.steps_of_candidate,
+        holdout=plan.holdout,
+        models=plan.miniature_base,
+    output:
+        "results/{subject}/surgery/{name}.json",
+    log:
+        "results/.logs/make_surgery/{subject}/{name}.log",
+    benchmark:
+        "results/.benchmarks/make_surgery/{subject}/{name}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 4000 * attempt,
+        runtime=lambda wildcards, attempt: 30 * attempt,
+    params:
+        stage=plan.surgery.make_surgery,
+        parents=plan.surgery.flags_of_candidate,
+        store=plan.store,
+    message:
+        "Make {wildcards.name} of {wildcards.subject} by surgery"
+    shell:
+        'python "$LIKENESS/make_surgery.py" '
+        "--settings {params.stage:q} "
+        "{params.parents} --store {params.store:q} --output {output} "
+        "> {log} 2>&1"
+
+
+rule ablate_lora:
+    input:
+        parents=plan.surgery.parents_of_ablation,
+        scores=plan.surgery.scores_of_ablation,
+        steps=plan.surgery.steps_of_ablation,
+        base="results/{subject}/evaluation/base/scores.parquet",
+        holdout=plan.holdout,
+        manifests=plan.manifests,
+        models=plan.miniature_judge,
+    output:
+        "results/{subject}/ablation/{name}.parquet",
+    log:
+        "results/.logs/ablate_lora/{subject}/{name}.log",
+    benchmark:
+        "results/.benchmarks/ablate_lora/{subject}/{name}.tsv"
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        runtime=lambda wildcards, attempt: 480 * attempt,
+        gpu=plan.project.gpus_per_job,
+    params:
+        stage=plan.surgery.ablate_lora,
+        parents=plan.surgery.flags_of_ablation,
+        store=plan.store,
+        images=plan.index_of_subject,
+    message:
+        "Ablate {wildcards.name} of {wildcards.subject} block by block"
+    shell:
+        'python "$LIKENESS/ablate_lora.py" '
+        "--settings {params.stage:q} --subject {wildcards.subject} "
+        "{params.parents} "
+        "--holdout {input.holdout} --manifests {input.manifests} --images {params.images} --store {params.store:q} "
+        "--base results/{wildcards.subject}/evaluation/base --output {output} "
+        "2>&1 | tee {log}"

@@ -1,0 +1,131 @@
+"""What the rules of surgery and ablation need while Snakemake parses them: parents, and where everything lies."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from likeness.config.surgery import SURGERY, AblationStage, Parent, SurgeryStage
+
+if TYPE_CHECKING:
+    from likeness.workflow import Plan
+
+
+class SurgeryPlan:
+    """The part of the plan that is about LoRAs made of other LoRAs; its methods serve as input and params functions.
+
+    `best` as a parent is chosen among what no surgery made, so that no candidate can wait for itself.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+
+    # ---- where things lie ------------------------------------------------------------------------------------------
+
+    def record(self, subject: str, name: str) -> str:
+        """The list of one LoRA that surgery makes, shaped like a training's steps.json."""
+        return f"results/{subject}/{SURGERY}/{name}.json"
+
+    def records(self, subject: str) -> list[str]:
+        return [self.record(subject, name) for name in self._plan.subjects[subject].candidates]
+
+    def scores(self, subject: str) -> list[str]:
+        """Score tables of everything that surgery makes."""
+        names = self._plan.subjects[subject].candidates
+        return [f"results/{subject}/evaluation/{name}/{SURGERY}/scores.parquet" for name in names]
+
+    def ablations(self, subject: str) -> list[str]:
+        return [f"results/{subject}/ablation/{name}.parquet" for name in self._plan.subjects[subject].ablation]
+
+    @property
+    def all_ablations(self) -> list[str]:
+        return [table for subject in self._plan.subjects for table in self.ablations(subject)]
+
+    # ---- parents ---------------------------------------------------------------------------------------------------
+
+    def _parents(self, subject: str, parents: Iterable[Parent]) -> list[str]:
+        """One path a parent that is not `best`: its file, or the list that it stands in."""
+        settings, paths = self._plan.subjects[subject], []
+        for parent in parents:
+            if parent.file is not None:
+                paths.append(parent.file)
+            elif parent.variant in settings.candidates:
+                paths.append(self.record(subject, parent.variant or ""))
+            elif parent.variant is not None:
+                phase = parent.phase or settings.phases_of(parent.variant)[-1]
+                paths.append(f"results/{subject}/train/{parent.variant}/{phase}/steps.json")
+        return paths
+
+    def _of_candidate(self, wildcards: Any) -> tuple[Parent, ...]:
+        return self._plan.subjects[wildcards.subject].candidates[wildcards.name].parents
+
+    def _of_ablation(self, wildcards: Any) -> tuple[Parent, ...]:
+        return (self._plan.subjects[wildcards.subject].ablation[wildcards.name].of,)
+
+    def parents_of_candidate(self, wildcards: Any) -> list[str]:
+        return self._parents(wildcards.subject, self._of_candidate(wildcards))
+
+    def parents_of_ablation(self, wildcards: Any) -> list[str]:
+        return self._parents(wildcards.subject, self._of_ablation(wildcards))
+
+    def _scores_for_best(self, wildcards: Any, parents: Iterable[Parent]) -> list[str]:
+        if not any(parent.best for parent in parents):
+            return []
+        return [
+            *self._plan.checkpoint_scores(wildcards),
+            f"results/{wildcards.subject}/evaluation/base/scores.parquet",
+        ]
+
+    def scores_of_candidate(self, wildcards: Any) -> list[str]:
+        """Tables from which `best` is chosen, where a parent is that."""
+        return self._scores_for_best(wildcards, self._of_candidate(wildcards))
+
+    def scores_of_ablation(self, wildcards: Any) -> list[str]:
+        return self._scores_for_best(wildcards, self._of_ablation(wildcards))
+
+    def steps_of_candidate(self, wildcards: Any) -> list[str]:
+        return self._plan.trained_steps(wildcards) if self.scores_of_candidate(wildcards) else []
+
+    def steps_of_ablation(self, wildcards: Any) -> list[str]:
+        return self._plan.trained_steps(wildcards) if self.scores_of_ablation(wildcards) else []
+
+    def flags_of_candidate(self, wildcards: Any) -> str:
+        """Flags with the files of all parents."""
+        return self._flags(wildcards, self._of_candidate(wildcards))
+
+    def flags_of_ablation(self, wildcards: Any) -> str:
+        return self._flags(wildcards, self._of_ablation(wildcards))
+
+    def _flags(self, wildcards: Any, parents: Iterable[Parent]) -> str:
+        listed = tuple(parents)
+        flags, paths = [], self._parents(wildcards.subject, listed)
+        if paths:
+            flags.append(f"--parents {shlex.join(paths)}")
+        if any(parent.best for parent in listed):
+            flags.append(f"--scores {shlex.join(self._scores_for_best(wildcards, listed))}")
+            steps = self._plan.trained_steps(wildcards)
+            flags += [f"--checkpoints {shlex.join(steps)}"] if steps else []
+            flags += [self._plan.external_flag(wildcards)]
+        return " ".join(filter(None, flags))
+
+    # ---- params ----------------------------------------------------------------------------------------------------
+
+    def make_surgery(self, wildcards: Any) -> str:
+        subject = self._plan.subjects[wildcards.subject]
+        stage = SurgeryStage(
+            surgery=subject.candidates[wildcards.name],
+            base_model=self._plan.resolved(subject, base_model="base").base_model,
+            choice=self._plan.choice_slice(wildcards.subject, False),
+            offline=self._plan.project.offline,
+        )
+        return self._plan.params(stage, "make_surgery")
+
+    def ablate_lora(self, wildcards: Any) -> str:
+        subject = self._plan.subjects[wildcards.subject]
+        stage = AblationStage(
+            ablation=subject.ablation[wildcards.name],
+            scoring=self._plan.score_slice(subject),
+            choice=self._plan.choice_slice(wildcards.subject, False),
+        )
+        return self._plan.params(stage, "ablate_lora", "evaluation/metrics", "faces")

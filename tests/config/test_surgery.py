@@ -1,0 +1,109 @@
+"""Surgery and ablation in the configuration: parents that cannot be are errors with their place, before anything starts."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from likeness.config.load import load_project
+from likeness.config.surgery import Parent, Surgery, parent_from_text
+from likeness.errors import UserError
+
+SUBJECT = {
+    "trigger": "j4ne",
+    "photos": "photos",
+    "training": {"steps": 200, "save_every": 50},
+    "phases": {"rough": {"steps": 100}, "fine": {}},
+    "variants": {"main": {}, "background": {"phases": ["rough"]}, "old": {"lora": "drawer/*.safetensors"}},
+}
+
+
+def load(folder, **keys):
+    (folder / "config/subjects").mkdir(parents=True, exist_ok=True)
+    (folder / "config/subjects/jane.yaml").write_text(yaml.safe_dump(SUBJECT | keys, sort_keys=False))
+    return load_project(folder).project.subjects["jane"]
+
+
+def mistakes(folder, **keys):
+    with pytest.raises(UserError) as caught:
+        load(folder, **keys)
+    return str(caught.value)
+
+
+def test_parents_are_written_as_text_or_in_full():
+    read = lambda value: Parent.model_validate(parent_from_text(value))  # noqa: E731
+    assert read("best") == Parent(best=True)
+    assert read("drawer/a.safetensors") == Parent(file="drawer/a.safetensors")
+    assert read("main") == Parent(variant="main")
+    assert str(read({"variant": "main", "phase": "fine", "step": 50})) == "main fine step 50"
+    for wrong in ({}, {"variant": "a", "best": True}, {"file": "a", "step": 3}):
+        with pytest.raises(ValueError, match=r"a parent is one of|belong to a"):
+            Parent.model_validate(wrong)
+
+
+def test_a_sweep_over_alpha_makes_one_candidate_a_value(tmp_path):
+    entry = {"method": "subtract", "of": "best", "background": "background", "alpha": [0, 0.25, 1]}
+    subject = load(tmp_path, surgery={"clean": entry, "small": {"method": "resize", "of": "clean-alpha-25", "rank": 8}})
+    assert list(subject.candidates) == ["clean-alpha-0", "clean-alpha-25", "clean-alpha-100", "small"]
+    assert [own.alpha for own in subject.candidates.values()][:3] == [(0.0,), (0.25,), (1.0,)]
+    again = Surgery.model_validate(subject.candidates["clean-alpha-25"].model_dump(mode="json"))
+    assert again == subject.candidates["clean-alpha-25"]
+    assert list(load(tmp_path, surgery={"clean": entry | {"alpha": 0.5}}).candidates) == ["clean"]
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"method": "resize", "of": "nobody", "rank": 8}, "no variant 'nobody'"),
+        ({"method": "resize", "of": "old", "rank": 8}, "name the one that is meant by its path"),
+        ({"method": "resize", "of": {"variant": "main", "phase": "last"}, "rank": 8}, "there are rough, fine"),
+        ({"method": "resize", "of": {"variant": "background", "phase": "fine"}, "rank": 8}, "no phase 'fine'"),
+        ({"method": "resize", "of": {"variant": "main", "step": 60}, "rank": 8}, "there are 50, 100, 150, 200"),
+        ({"method": "resize", "of": {"variant": "main", "phase": "rough", "step": 150}, "rank": 8}, "are 50, 100$"),
+        ({"method": "resize", "of": "x", "rank": 8}, "it is made of itself"),
+        ({"method": "resize", "of": "gone.safetensors", "rank": 8}, "there is no LoRA file gone.safetensors"),
+        ({"method": "resize", "of": "main"}, "needs `rank`, `ratio`, `frobenius` or `cumulative`"),
+        ({"method": "resize", "of": "main", "ratio": 0.8}, "greater than or equal to 1"),
+        ({"method": "resize", "of": "main", "rank": 8, "alpha": 0.5}, "takes no `alpha`"),
+        ({"method": "resize", "of": ["main", "best"], "rank": 8}, "takes one parent"),
+        ({"method": "merge", "of": ["main", "best"], "weights": [1]}, "1 weights for 2 parents"),
+        ({"method": "merge", "of": ["main"]}, "takes several parents"),
+        ({"method": "subtract", "of": "main"}, "needs `background`"),
+        ({"method": "subtract", "of": "main", "background": "background", "project": 4, "alpha": 0.5}, "not apply"),
+        ({"method": "weigh-blocks", "of": "main", "blocks": {"singl.1": 0}}, "'singl.1' is no block"),
+        ({"method": "melt", "of": "main"}, "'resize', 'merge'"),
+    ],
+)
+def test_what_cannot_be_made_is_an_error_with_its_place(tmp_path, entry, message):
+    text = mistakes(tmp_path, surgery={"x": entry})
+    assert "config/subjects/jane.yaml:" in text and "surgery.x" in text
+    import re
+
+    assert re.search(message, text, re.MULTILINE), text
+
+
+def test_circles_and_names_that_are_taken(tmp_path):
+    entry = {"method": "resize", "rank": 8}
+    circle = {"a": entry | {"of": "b"}, "b": entry | {"of": "c"}, "c": entry | {"of": "a"}, "d": entry | {"of": "a"}}
+    text = mistakes(tmp_path, surgery=circle)
+    assert all(f"surgery.{name}" in text for name in "abc") and "surgery.d" not in text
+    assert "another candidate or variant" in mistakes(tmp_path, surgery={"main": entry | {"of": "best"}})
+    sweep = {"method": "subtract", "of": "main", "background": "background", "alpha": [0, 1]}
+    several = {"clean": sweep, "small": entry | {"of": "clean"}}
+    assert "name one of clean-alpha-0, clean-alpha-100" in mistakes(tmp_path, surgery=several)
+    taken = {"clean": sweep, "clean-alpha-100": entry | {"of": "best"}}
+    assert "another candidate" in mistakes(tmp_path, surgery=taken)
+
+
+def test_ablation_names_a_parent_that_exists(tmp_path):
+    subject = load(tmp_path, ablation={"blocks": {"of": "best"}})
+    assert subject.ablation["blocks"].weights == (0, 0.25, 0.5, 0.75, 1)
+    assert "ablation.blocks.of: no variant 'mian'" in mistakes(tmp_path, ablation={"blocks": {"of": "mian"}})
+    assert "knock-up" in mistakes(tmp_path, ablation={"blocks": {"of": "best", "modes": ["knock-up"]}})
+
+
+def test_a_candidate_can_be_picked_by_hand(tmp_path):
+    small = {"small": {"method": "resize", "of": "best", "rank": 8}}
+    subject = load(tmp_path, surgery=small, pick={"variant": "small", "phase": "surgery", "step": 0})
+    assert subject.pick and subject.pick.variant == "small"
+    assert "no variant 'smal'" in mistakes(tmp_path, surgery=small, pick={"variant": "smal", "phase": "x", "step": 0})
