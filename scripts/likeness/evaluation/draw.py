@@ -11,10 +11,10 @@ Axes: B batch, L target tokens, T text tokens, D embedding width, C latent chann
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,9 @@ class LoraFile:
     path: Path
     sha256: str
 
+
+Sample = Callable[..., "torch.Tensor"]
+"""The sampler with everything but guidance and hooks given; returns latents_BLC."""
 
 Weights = tuple[tuple[str, float], ...]
 """Blocks (`single.7`) with the weight at which a LoRA counts there, on top of its strength; other blocks count 1."""
@@ -174,7 +177,7 @@ class Drawer:
             groups.setdefault((request.lora, request.scale, request.weights), []).append(request)
         with tqdm(total=len(missing), unit="image", desc="drawing", mininterval=5) as progress:
             for (lora, scale, weights), own in groups.items():
-                with adapter_on(self._base, lora, scale, weights):
+                with self._adapters(lora, scale, weights):
                     for batch in self._batches(own, inputs):
                         found |= self._draw_batch(batch, inputs)
                         progress.update(len(batch))
@@ -224,6 +227,10 @@ class Drawer:
         self._encoders_loaded += encoder.models_loaded
         return Inputs(self.store, embeddings, latents)
 
+    def _adapters(self, lora: LoraFile | None, scale: float, weights: Weights) -> AbstractContextManager[None]:
+        """What the transformer wears while the images of one group are drawn."""
+        return adapter_on(self._base, lora, scale, weights)
+
     def _batches(self, requests: Sequence[Request], inputs: Inputs) -> Iterator[list[Request]]:
         """Requests that can share a batch (equal sizes of the image and of all references), in order."""
         groups: dict[Any, list[Request]] = {}
@@ -263,7 +270,8 @@ class Drawer:
         noise = [initial_noise(point.seed, point.noise_key, (rows * columns, channels)) for point in points]
         device, dtype = self._base.device, self._base.dtype
         embeddings_BTD = torch.stack([inputs.embedding(point.prompt) for point in points]).to(device, dtype)
-        latents_BLC = sample_images(
+        sample = partial(
+            sample_images,
             self._base,
             self._base.scheduler,
             embeddings_BTD,
@@ -273,11 +281,15 @@ class Drawer:
             width_px,
             [inputs.references(point) for point in points] if points[0].reference_sha256s else None,
             num_inference_steps=self.steps,
-            guidance_scale=self.guidance,
         )
+        latents_BLC = self._latents(sample, points, (rows, columns))
         images_BCHW = decode_latents(self._base.vae, unpack(latents_BLC, rows, columns)).float()
         pixels_BHWC = ((images_BCHW / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         return list(pixels_BHWC.cpu().numpy())
+
+    def _latents(self, sample: Sample, points: Sequence[GridPoint], grid: tuple[int, int]) -> torch.Tensor:
+        """Run the sampler for points of one grid (rows, columns in tokens): latents_BLC."""
+        return sample(guidance_scale=self.guidance)
 
 
 class Inputs:

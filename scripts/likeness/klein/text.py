@@ -9,6 +9,7 @@ Axes: B prompts, T tokens (always `max_text_tokens`, padding included), D = 3 ×
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -61,3 +62,21 @@ def _encode_prompt(base: BaseModel, prompt: str) -> torch.Tensor:
         use_cache=False,
     )
     return torch.cat([output.hidden_states[layer] for layer in TEXT_LAYERS], dim=-1)
+
+
+def word_tokens(base: BaseModel, prompt: str, word: str) -> torch.Tensor:
+    """Mark the tokens of an embedding that belong to a word of its prompt: booleans_T, over every place where it stands.
+
+    A word that the prompt lacks marks nothing.
+    """
+    text = chat_text(base, prompt)
+    inputs = base.tokenizer(
+        text,
+        return_offsets_mapping=True,
+        padding="max_length",
+        truncation=True,
+        max_length=base.max_text_tokens,
+    )
+    spans = [found.span() for found in re.finditer(rf"(?<!\w){re.escape(word)}(?!\w)", text)]
+    offsets = inputs["offset_mapping"]
+    return torch.tensor([any(start < last and first < end for first, last in spans) for start, end in offsets])

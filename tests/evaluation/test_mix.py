@@ -1,0 +1,103 @@
+"""Several LoRAs at once on the tiny pipeline. Oracles: the merged file, single LoRAs, and decoded tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from tests.evaluation.conftest import lora_file
+from tests.evaluation.test_draw import POINTS
+
+from likeness.errors import UserError
+from likeness.evaluation.draw import Drawer, LoraFile, Request
+from likeness.evaluation.mix import Mixture, MixtureDrawer
+from likeness.evaluation.pictures import Pictures
+from likeness.klein.load import BaseModel
+from likeness.klein.text import chat_text, word_tokens
+from likeness.lora.files import read_lora
+from likeness.lora.merge import merge_loras
+from likeness.lora.operation import write_operation
+from likeness.store import Store, sha256_of_file
+
+POINT = POINTS[0]
+
+
+@pytest.fixture
+def files(project):
+    found = []
+    for name, (seed, strength) in {"a": (1, 0.7), "b": (2, 0.7)}.items():
+        path = project.folder / f"{name}.safetensors"
+        lora_file(path, project.base, seed, strength)
+        found.append(LoraFile(path, sha256_of_file(path)))
+    return found
+
+
+def pixels(drawer, request):
+    return Pictures(drawer.store, {}, None).raw(drawer.draw([request])[request]).astype(int)
+
+
+def mixed(project, tmp_path, mixture, request):
+    return pixels(MixtureDrawer(project.stage, Store(tmp_path / "store"), {}, mixture), request)
+
+
+def plain(project, tmp_path, request):
+    return pixels(Drawer(project.stage, Store(tmp_path / "store"), {}), request)
+
+
+def test_a_sum_at_run_time_is_the_merged_file(project, tmp_path, files):
+    path = tmp_path / "merged.safetensors"
+    write_operation(path, merge_loras([read_lora(one.path) for one in files], [1.0, 1.0]), {})
+    merged = plain(project, tmp_path, Request(POINT, LoraFile(path, sha256_of_file(path))))
+    together = mixed(project, tmp_path, Mixture("sum", (files[1],)), Request(POINT, files[0]))
+    alone = plain(project, tmp_path, Request(POINT, files[0]))
+    assert np.abs(merged - together).max() <= 1
+    assert np.abs(alone - together).mean() > 1
+
+
+def test_equal_loras_chosen_by_layer_and_step_are_either(project, tmp_path, files):
+    together = mixed(project, tmp_path, Mixture("k-lora", (files[0],)), Request(POINT, files[0]))
+    assert np.abs(together - plain(project, tmp_path, Request(POINT, files[0]))).max() <= 1
+    two = mixed(project, tmp_path, Mixture("k-lora", (files[1],)), Request(POINT, files[0]))
+    assert min(np.abs(two - plain(project, tmp_path, Request(POINT, one))).mean() for one in files) > 0.5
+
+
+def test_masked_mixing_draws_something_between_and_leaves_the_base_alone(project, tmp_path, files):
+    mixture = Mixture("masked", (files[1],), ("prompt", "number"))
+    drawer = MixtureDrawer(project.stage, Store(tmp_path / "store"), {}, mixture)
+    found = pixels(drawer, Request(POINT, files[0]))
+    others = [plain(project, tmp_path, Request(POINT, one)) for one in (None, *files)]
+    assert min(np.abs(found - other).mean() for other in others) > 0.1
+    base = pixels(drawer, Request(POINT))
+    assert np.array_equal(base, others[0])
+
+
+def test_mixtures_have_keys_of_their_own(project, tmp_path, files):
+    store, request = Store(tmp_path), Request(POINT, files[0])
+    mixtures = [
+        Mixture("sum", (files[1],)),
+        Mixture("k-lora", (files[1],)),
+        Mixture("masked", (files[1],), ("prompt", "number")),
+        Mixture("masked", (files[1],), ("number", "prompt")),
+        Mixture("sum", (files[1], files[1])),
+    ]
+    drawers = [MixtureDrawer(project.stage, store, {}, mixture) for mixture in mixtures]
+    assert len({drawer.key(request) for drawer in drawers} | {Drawer(project.stage, store, {}).key(request)}) == 6
+    assert len({drawer.key(Request(POINT)) for drawer in drawers}) == 1
+
+
+def test_what_cannot_be_mixed_is_named(files):
+    with pytest.raises(UserError, match="exactly one content with one style"):
+        Mixture("k-lora", tuple(files))
+    with pytest.raises(UserError, match="one word for each LoRA"):
+        Mixture("masked", (files[0],), ("one",))
+
+
+def test_tokens_of_a_word_are_found_in_the_prompt(tiny_folder):
+    base = BaseModel(str(tiny_folder))
+    prompt = "j4ne and j4nes, then j4ne"
+    marked = word_tokens(base, prompt, "j4ne")
+    ids = base.tokenizer(
+        chat_text(base, prompt), padding="max_length", truncation=True, max_length=base.max_text_tokens
+    )["input_ids"]
+    assert base.tokenizer.decode([one for one, is_marked in zip(ids, marked, strict=True) if is_marked]) == "j4nej4ne"
+    assert len(marked) == base.max_text_tokens
+    assert not word_tokens(base, prompt, "sam").any()
