@@ -1,0 +1,104 @@
+"""Surgery and ablation in the workflow: exactly their jobs start, a second run starts none, and the report shows them."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from tests.report.reading import Page
+from tests.workflow.conftest import SUBJECT
+from tests.workflow.project import Project
+
+from likeness.store import sha256_of_file
+from likeness.tables import ABLATION, SCORES, read_rows
+
+pytestmark = pytest.mark.slow
+
+SURGERY = """\
+surgery:
+  small: {{method: resize, of: best, rank: {rank}}}
+  clean: {{method: subtract, of: main, background: {{variant: main, step: 5}}, alpha: [0, 0.5]}}
+  tiny: {{method: weigh-blocks, of: small, blocks: {{double: 0}}}}
+ablation:
+  blocks: {{of: best, weights: [0], modes: [knock-out]}}
+"""
+MADE = {"small", "clean-alpha-0", "clean-alpha-50", "tiny"}
+CHOSEN = {
+    "Score the finalists of robin on the report half",
+    "Choose the checkpoint of robin",
+    "Publish the LoRA of robin",
+}
+
+
+def configured(project: Project, rank: int, more: str = "") -> None:
+    project.configure(SUBJECT.format(top=6) + SURGERY.format(rank=rank) + more, "robin")
+
+
+@pytest.mark.timeout(900)
+def test_candidates_are_made_scored_chosen_from_and_reported(project: Project) -> None:
+    configured(project, 2)
+    run = project.succeed()
+    made = {f"Make {name} of robin by surgery" for name in MADE}
+    scored = {f"Score {name}, phase surgery, of robin" for name in MADE}
+    ablated = {"Ablate blocks of robin block by block"}
+    assert run.without_tables() == made | scored | ablated | CHOSEN
+    assert project.succeed().jobs == ()
+    results = project.folder / "results"
+    check_record(results)
+    check_page(results)
+    change_one_rank(project)
+    pick_a_candidate(project)
+
+
+def check_record(results) -> None:
+    """Every candidate has its file, its parents and its rows; α = 0 is its parent, with the parent's very numbers."""
+    rows = read_rows(results / "scores.parquet", SCORES)
+    for name in MADE:
+        (entry,) = json.loads((results / f"robin/surgery/{name}.json").read_text())
+        file = results / f"robin/surgery/{name}.safetensors"
+        assert sha256_of_file(file) == entry["sha256"]
+        own = [row for row in rows if row["variant"] == name]
+        assert own and {(row["phase"], row["step"], row["lora_sha256"]) for row in own} == {
+            ("surgery", 0, entry["sha256"])
+        }
+    (tiny,) = json.loads((results / "robin/surgery/tiny.json").read_text())
+    assert [(one["variant"], one["phase"], one["step"]) for one in tiny["parents"]] == [("small", "surgery", 0)]
+    listed = read_rows(results / "robin/ablation/blocks.parquet", ABLATION)
+    assert {row["mode"] for row in listed} == {"knock-out"} and {row["metric"] for row in listed} >= {"image_change"}
+    best = json.loads((results / "robin/best.json").read_text())
+    assert best["variant"] == "main", "within a standard error what was trained comes before what was made of it"
+
+
+def check_page(results) -> None:
+    page = Page((results / "report/index.html").read_text("utf-8"))
+    headings = {one.text.strip() for one in page.elements if one.tag == "th"}
+    assert {text.removesuffix("chosen").strip() for text in headings} >= MADE
+    cells = [one for one in page.having("data-source") if one.attributes["data-source"] == "ablation"]
+    listed = read_rows(results / "robin/ablation/blocks.parquet", ABLATION)
+    by_place = {(row["metric"], row["block"], f"{row['weight']:g}"): row["difference"] for row in listed}
+    for cell in cells:
+        about = cell.attributes
+        difference = by_place[about["data-metric"], about["data-block"], about["data-weight"]]
+        assert float(cell.text.rpartition(": ")[2]) == pytest.approx(difference, abs=0.006)
+    assert len(cells) >= len({row["block"] for row in listed})
+
+
+def change_one_rank(project: Project) -> None:
+    """Another rank of `small` makes it and what is made of it anew, and nothing else."""
+    configured(project, 3)
+    run = project.succeed()
+    touched = {f"Make {name} of robin by surgery" for name in ("small", "tiny")}
+    touched |= {f"Score {name}, phase surgery, of robin" for name in ("small", "tiny")}
+    assert run.without_tables() == touched | CHOSEN
+    configured(project, 2)
+    project.succeed()
+    assert "surgery: 0 computed, 1 reused" in project.log("make_surgery/robin/small")
+
+
+def pick_a_candidate(project: Project) -> None:
+    """A candidate can be published by hand; nothing is drawn for it."""
+    configured(project, 2, "pick: {variant: clean-alpha-50, phase: surgery, step: 0}\n")
+    run = project.succeed()
+    assert run.without_tables() == CHOSEN - {"Score the finalists of robin on the report half"}
+    (entry,) = json.loads((project.folder / "results/robin/surgery/clean-alpha-50.json").read_text())
+    assert sha256_of_file(project.folder / "results/robin/lora/robin.safetensors") == entry["sha256"]
