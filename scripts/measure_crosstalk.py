@@ -55,7 +55,7 @@ def main() -> None:
     found: dict[str, Any] = {
         "overlap": {"inputs": inputs, "outputs": outputs, "modules": [one._asdict() for one in shared]},
         "subjects": {
-            name: losses_of(plan, name, *pair, args)
+            name: losses_of(plan, name, pair[0], pair[1], args)
             for name, pair in zip(args.names, (loras, loras[::-1]), strict=True)
         },
     }

@@ -11,6 +11,7 @@ from likeness.errors import UserError
 from likeness.evaluation.draw import Drawer, LoraFile, Request
 from likeness.evaluation.mix import Mixture, MixtureDrawer
 from likeness.evaluation.pictures import Pictures
+from likeness.evaluation.probe import probe_blocks
 from likeness.klein.load import BaseModel
 from likeness.klein.text import chat_text, word_tokens
 from likeness.lora.files import read_lora
@@ -101,3 +102,14 @@ def test_tokens_of_a_word_are_found_in_the_prompt(tiny_folder):
     assert base.tokenizer.decode([one for one, is_marked in zip(ids, marked, strict=True) if is_marked]) == "j4nej4ne"
     assert len(marked) == base.max_text_tokens
     assert not word_tokens(base, prompt, "sam").any()
+
+
+def test_every_block_is_probed_and_all_together_are_the_other_prompt(project, tmp_path):
+    store = Store(tmp_path / "store")
+    roles = probe_blocks(project.stage, store, "a photo of a dog", "a drawing of a ship", [1])
+    assert [role.block for role in roles] == ["double.0", "double.1", "single.0", "single.1", "single.2"]
+    assert all(0 < role.change < 2 and role.clip is None for role in roles)
+    drawn = store.computed["generated-images"]
+    assert drawn == 2 + len(roles)
+    assert probe_blocks(project.stage, store, "a photo of a dog", "a drawing of a ship", [1]) == roles
+    assert store.computed["generated-images"] == drawn

@@ -225,11 +225,11 @@ def _circles(candidates: Mapping[str, Surgery]) -> Iterator[tuple[str, list[str]
     """Candidates that are among their own parents, grandparents and so on, each with the way round."""
 
     def way(name: str, passed: tuple[str, ...]) -> list[str] | None:
-        for parent in candidates[name].parents:
-            if parent.variant == (passed or (name,))[0]:
+        for parent in [parent.variant for parent in candidates[name].parents if parent.variant in candidates]:
+            if parent == (passed or (name,))[0]:
                 return [*passed, name]
-            if parent.variant in candidates and parent.variant not in (*passed, name):
-                found = way(parent.variant, (*passed, name))
+            if parent is not None and parent not in (*passed, name):
+                found = way(parent, (*passed, name))
                 if found:
                     return found
         return None

@@ -158,9 +158,10 @@ def attention_to_words(
     key = torch.cat(
         [attention.norm_added_k(heads(text_key)), attention.norm_k(heads(attention.to_k(image_BSD)))], dim=1
     )
-    if rotary is not None:
-        query, key = (apply_rotary_emb(one, rotary, sequence_dim=1) for one in (query, key))
-    query, key = query[:, text_tokens:].float(), key.float()
+    rotated: list[Any] = [
+        one if rotary is None else apply_rotary_emb(one, rotary, sequence_dim=1) for one in (query, key)
+    ]
+    query, key = rotated[0][:, text_tokens:].float(), rotated[1].float()
     words_BCT = words_BCT.to(query)
     share_BCT = words_BCT / words_BCT.sum(-1, keepdim=True).clamp_min(1)
     total_BCS = torch.zeros(image_BSD.shape[0], words_BCT.shape[1], image_BSD.shape[1], device=query.device)

@@ -81,8 +81,8 @@ def over_parent(subject: Subject, ours: Checkpoint, parent: Mapping[str, Any], m
         return None
     theirs = Checkpoint(parent["variant"], parent["phase"], parent["step"])
     faceless = 0.0 if metric in FACELESS_IS_ZERO else None
-    means = [subject.scores.clusters(one, SELECT, metric, 1.0, faceless) for one in (ours, theirs)]
-    found = paired_difference(*means)
+    of_ours, of_theirs = (subject.scores.clusters(one, SELECT, metric, 1.0, faceless) for one in (ours, theirs))
+    found = paired_difference(of_ours, of_theirs)
     if found is None:
         return None
     about = (
