@@ -128,4 +128,5 @@ class SurgeryPlan:
             scoring=self._plan.score_slice(subject),
             choice=self._plan.choice_slice(wildcards.subject, False),
         )
-        return self._plan.params(stage, "ablate_lora", "evaluation/metrics", "faces")
+        unread = {"scoring": {"evaluation": {"strengths", "finalists", "distilled_model"}}}
+        return self._plan.params(stage, "ablate_lora", "evaluation/metrics", "faces", unread=unread)

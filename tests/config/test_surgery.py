@@ -68,6 +68,8 @@ def test_a_sweep_over_alpha_makes_one_candidate_a_value(tmp_path):
         ({"method": "resize", "of": ["main", "best"], "rank": 8}, "takes one parent"),
         ({"method": "merge", "of": ["main", "best"], "weights": [1]}, "1 weights for 2 parents"),
         ({"method": "merge", "of": ["main"]}, "takes several parents"),
+        ({"method": "merge", "of": ["main", "best"], "density": 0.5}, "combine 'sum' keeps everything"),
+        ({"method": "average", "of": ["main", "best"], "weights": [0.5, 0.5], "ema": 0.5}, "exclude each other"),
         ({"method": "subtract", "of": "main"}, "needs `background`"),
         ({"method": "subtract", "of": "main", "background": "background", "project": 4, "alpha": 0.5}, "not apply"),
         ({"method": "weigh-blocks", "of": "main", "blocks": {"singl.1": 0}}, "'singl.1' is no block"),

@@ -67,6 +67,10 @@ def test_each_method_does_what_it_says(project, files):
     assert_changes(lora, {name: 0.5 * full[name] + background[name] - other[name] for name in full})
     lora, _, _ = made(project, files, method="average", parents=2)
     assert_changes(lora, {name: (full[name] + background[name]) / 2 for name in full})
+    lora, _, _ = made(project, files, method="average", parents=3, ema=0.5)
+    assert_changes(lora, {name: 0.25 * full[name] + 0.25 * background[name] + 0.5 * other[name] for name in full})
+    lora, _, _ = made(project, files, method="merge", parents=2, combine="magnitude", density=1.0)
+    assert_changes(lora, {name: full[name] + background[name] for name in full})
     lora, _, _ = made(project, files, method="weigh-blocks", blocks={"single": 0, "single.1": 0.5})
     kept = {name: one for name, one in full.items() if not name.startswith("single")}
     half = {name: 0.5 * one for name, one in full.items() if name.startswith("single_transformer_blocks.1.")}

@@ -77,7 +77,7 @@ FIELDS_OF_METHOD: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "resize": (frozenset(), frozenset({"rank", "ratio", "frobenius", "cumulative", "rule"})),
     "merge": (frozenset(), frozenset({"weights", "combine", "density", "convention", "seed", "rank"})),
     "subtract": (frozenset({"background"}), frozenset({"alpha", "project"})),
-    "average": (frozenset(), frozenset({"weights", "rank"})),
+    "average": (frozenset(), frozenset({"weights", "ema", "rank"})),
     "weigh-blocks": (frozenset({"blocks"}), frozenset()),
 }
 """Method → keys that it needs, keys that it also takes; all take `method` and `of`."""
@@ -110,6 +110,12 @@ class Surgery(Settings):
     )
     weights: tuple[float, ...] = Field(
         default=(), description="Merge, average: one weight a parent; none: 1 each for merge, equal shares for average."
+    )
+    ema: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Average: decay of a moving average over the parents, oldest first, instead of weights.",
     )
     combine: Literal["sum", "ties", "dare", "magnitude"] = Field(
         default="sum", description="Merge: exact weighted sum, TIES, DARE, or magnitude pruning; on deltas."
@@ -151,6 +157,10 @@ class Surgery(Settings):
             raise ValueError(f"method {self.method!r} takes {'several parents' if several else 'one parent'} in `of`")
         if self.weights and len(self.weights) != len(self.of):
             raise ValueError(f"{len(self.weights)} weights for {len(self.of)} parents")
+        if self.weights and self.ema is not None:
+            raise ValueError("`weights` and `ema` exclude each other")
+        if self.method == "merge" and self.combine == "sum" and given & {"density", "convention", "seed"}:
+            raise ValueError("combine 'sum' keeps everything: it takes no `density`, `convention` or `seed`")
         thresholds = [name for name in ("ratio", "frobenius", "cumulative") if getattr(self, name) is not None]
         if len(thresholds) > 1:
             raise ValueError(f"{' and '.join(thresholds)} exclude each other")

@@ -75,6 +75,7 @@ def _computed(stage: SurgeryStage, parents: Sequence[Found]) -> tuple[dict[str, 
 
 def operation_of(surgery: Surgery, loras: Sequence[Lora], base: BaseModel) -> Operation:
     """The arithmetic that an entry asks for; `loras` in the order of its parents."""
+    from likeness.lora.average import average_loras, ema_weights
     from likeness.lora.blocks import expand_blocks, weigh_operation
     from likeness.lora.merge import MergeRule, merge_loras
     from likeness.lora.resize import resize_lora
@@ -88,8 +89,18 @@ def operation_of(surgery: Surgery, loras: Sequence[Lora], base: BaseModel) -> Op
         return subtract_lora(loras[0], loras[1], surgery.alpha[0])
     if surgery.method == "weigh-blocks":
         return weigh_operation(loras[0], expand_blocks(surgery.blocks, base.layout, "surgery blocks"))
-    share = 1 / len(loras) if surgery.method == "average" else 1.0
-    return merge_loras(loras, surgery.weights or [share] * len(loras), MergeRule(surgery.rank))
+    if surgery.method == "average":
+        smoothed = ema_weights(len(loras), surgery.ema) if surgery.ema is not None else None
+        return average_loras(loras, surgery.weights or smoothed, surgery.rank)
+    is_sum = surgery.combine == "sum"
+    rule = MergeRule(
+        surgery.combine,
+        surgery.rank,
+        None if is_sum else surgery.density,
+        surgery.convention if surgery.combine == "ties" else None,
+        surgery.seed,
+    )
+    return merge_loras(loras, surgery.weights or [1.0] * len(loras), rule)
 
 
 def rank_rule(surgery: Surgery) -> Any:
