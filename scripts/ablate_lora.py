@@ -9,10 +9,10 @@ from pathlib import Path
 
 from likeness.config.surgery import AblationStage
 from likeness.program import parser_for, read_settings, run, set_threads
-from likeness.store import Store
+from likeness.store import Store, Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--subject", required=True)
     parser.add_argument("--parents", type=Path, nargs="*", default=[], help="steps.json or file, unless it is `best`")
@@ -38,7 +38,8 @@ def main() -> None:
     (parent,) = find_parents([stage.ablation.of], args.parents, candidates, stage.choice, store)
     workplace = Workplace(stage.scoring, args.holdout, args.manifests, args.images, store)
     rows = ablate_lora(workplace, stage.ablation, parent, args.base, args.subject, args.output)
-    print(f"{len(rows)} differences; {workplace.summary()}")
+    print(f"{len(rows)} differences of {parent.text}")
+    return workplace.work()
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from likeness.config.surgery import SurgeryStage
 from likeness.program import parser_for, read_settings, run, set_threads
-from likeness.store import Store
+from likeness.store import Store, Work
 
 
-def main() -> None:
+def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--parents", type=Path, nargs="*", default=[], help="steps.json or file of all but `best`")
     parser.add_argument("--scores", type=Path, nargs="*", default=[], help="score tables from which `best` is chosen")
@@ -33,7 +33,8 @@ def main() -> None:
     parents = find_parents(stage.surgery.parents, args.parents, candidates, stage.choice, store)
     entry = make_surgery(stage, parents, store, args.output)
     names = ", ".join(parent.text for parent in parents)
-    print(f"{entry['method']} of {names}: {entry['modules']} modules; {store.summary()}")
+    print(f"{entry['method']} of {names}: {entry['modules']} modules")
+    return store.work()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
+from likeness.config.evaluation import ChoiceStage
 from likeness.config.surgery import SURGERY, AblationStage, Parent, SurgeryStage
 
 if TYPE_CHECKING:
@@ -111,12 +112,16 @@ class SurgeryPlan:
 
     # ---- params ----------------------------------------------------------------------------------------------------
 
+    def _choice(self, subject: str) -> ChoiceStage:
+        """How `best` is found; how many finalists there are does not matter for that."""
+        return self._plan.choice_slice(subject, False).model_copy(update={"finalists": 1})
+
     def make_surgery(self, wildcards: Any) -> str:
         subject = self._plan.subjects[wildcards.subject]
         stage = SurgeryStage(
             surgery=subject.candidates[wildcards.name],
             base_model=self._plan.resolved(subject, base_model="base").base_model,
-            choice=self._plan.choice_slice(wildcards.subject, False),
+            choice=self._choice(wildcards.subject),
             offline=self._plan.project.offline,
         )
         return self._plan.params(stage, "make_surgery")
@@ -126,7 +131,7 @@ class SurgeryPlan:
         stage = AblationStage(
             ablation=subject.ablation[wildcards.name],
             scoring=self._plan.score_slice(subject),
-            choice=self._plan.choice_slice(wildcards.subject, False),
+            choice=self._choice(wildcards.subject),
         )
         unread = {"scoring": {"evaluation": {"strengths", "finalists", "distilled_model"}}}
         return self._plan.params(stage, "ablate_lora", "evaluation/metrics", "faces", unread=unread)

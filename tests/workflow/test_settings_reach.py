@@ -10,6 +10,7 @@ import typing
 from collections.abc import Iterator
 from functools import cache
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -42,6 +43,19 @@ subjects:
     prompts: {garden: {text: "{trigger} in a garden"}, kitchen: {text: "{trigger} in a kitchen"}}
     evaluation: {distilled_model: distilled, lpips: alex.pth, clip: clip, body_pose: vitpose}
     pick: {variant: main, phase: main, step: 250}
+    surgery:
+      small: {method: resize, of: drawer/one.safetensors, rank: 8}
+      ratio: {method: resize, of: main, ratio: 20}
+      frobenius: {method: resize, of: main, frobenius: 0.9}
+      cumulative: {method: resize, of: main, cumulative: 0.9}
+      clean: {method: subtract, of: main, background: {variant: main, phase: main}, alpha: 0.5}
+      out: {method: subtract, of: main, background: main, project: 4}
+      both: {method: merge, of: [main, wide], combine: ties}
+      mean: {method: average, of: [main, wide], weights: [0.5, 0.5]}
+      moving: {method: average, of: [main, wide], ema: 0.5}
+      face: {method: weigh-blocks, of: main, blocks: {single: 0}}
+    ablation:
+      blocks: {of: {variant: main, phase: main}}
   swap:
     recipe: edit
     trigger: sw4p
@@ -58,6 +72,22 @@ MORE_FILES = (
 )
 KEYS = {"subjects": "robin", "phases": "fine", "export": "simpletuner", "variants": "wide", "prompts": "garden"}
 """Which entry of a named map is changed; of a list it is the first."""
+SURGERY_OF = {
+    "method": "mean",
+    "rule": "ratio",
+    "weights": "mean",
+    "ema": "moving",
+    "combine": "both",
+    "density": "both",
+    "convention": "both",
+    "seed": "both",
+    "alpha": "clean",
+    "background": "clean",
+    "project": "out",
+    "blocks": "face",
+    **{name: name for name in ("ratio", "frobenius", "cumulative")},
+}
+"""Which surgery is changed by a key that not every method takes."""
 
 OTHER: dict[str, Any] = {
     "defaults": {"held_out": 3},
@@ -80,6 +110,23 @@ OTHER: dict[str, Any] = {
     "variants.*.lora": "drawer/*.safetensors",
     "variants.*.training": {"rank": 16},
     "variants.*.phases": ["main"],
+    "surgery.*.method": "merge",
+    "surgery.*.of": ["drawer/two.safetensors"],
+    "surgery.*.weights": [0.3, 0.7],
+    "surgery.*.alpha": [0.7],
+    "surgery.*.blocks": {"single": 0.5},
+    "ablation.*.modes": ["knock-in"],
+    **{
+        f"{parent}.{key}": value
+        for parent in ("surgery.*.background", "ablation.*.of")
+        for key, value in {
+            "variant": "wide",
+            "phase": "fine",
+            "step": 250,
+            "file": "drawer/two.safetensors",
+            "best": True,
+        }.items()
+    },
     "pick.variant": "wide",
     "pick.phase": "fine",
 }
@@ -89,26 +136,37 @@ PAGES = {"write_config", "write_curation", "write_report"}
 """They show all settings of all subjects."""
 SHARDED = {"index_photos", "index_pairs", "detect_faces", "make_masks", "measure_quality", "write_captions"}
 MERGES = {"merge_photos", "merge_faces", "merge_masks", "merge_quality", "merge_captions"}
-SCORES = {"score_base", "score_checkpoints", "score_files", "score_finalists"}
+DRAWN = {"score_base", "score_checkpoints", "score_files", "score_finalists"}
+SURGERY = {"make_surgery", "ablate_lora"}
+SCORES = {*DRAWN, "ablate_lora"}
 TRAINING = {"train_lora", "export_dataset", "publish_lora"}
-WITH_ITEMS = {*SHARDED, "merge_faces", "merge_masks", "export_dataset", "encode_samples", "train_lora", *SCORES}
+WITH_ITEMS = {
+    *SHARDED,
+    "merge_faces",
+    "merge_masks",
+    "export_dataset",
+    "encode_samples",
+    "train_lora",
+    *SCORES,
+    *SURGERY,
+}
 CAPTIONS = {"write_captions", "merge_captions"}
-CHOICE = {"choose_checkpoint", "score_finalists"}
+CHOICE = {"choose_checkpoint", "score_finalists", *SURGERY}
 
 READ_BY: dict[str, set[str]] = {
     "shards": {"index_photos", "index_pairs", *SHARDED, *MERGES},
     "store": {*WITH_ITEMS, "publish_lora", "write_curation", "write_report"} - {"index_photos", "index_pairs"},
-    "offline": {*SHARDED, *MERGES, "encode_samples", "train_lora", "publish_lora", *SCORES}
+    "offline": {*SHARDED, *MERGES, "encode_samples", "train_lora", "publish_lora", *SCORES, *SURGERY}
     - {"index_photos", "index_pairs", "merge_photos"},
     "cpu_threads": {"detect_faces", "make_masks", "merge_masks", *CAPTIONS, "encode_samples"},
     "trigger": {*CAPTIONS, "export_dataset", *SCORES, "publish_lora"},
     "class_word": {*CAPTIONS, "export_dataset", *SCORES, "publish_lora"},
-    "recipe": {*CAPTIONS, "decide_phases", "export_dataset", *SCORES, "choose_checkpoint", "publish_lora"},
+    "recipe": {*CAPTIONS, "decide_phases", "export_dataset", *DRAWN, *CHOICE, "publish_lora"},
     "photos": {"index_photos", "merge_photos"},
     "photos.*.path": {"index_photos", "merge_photos", *CAPTIONS},
     "pairs": {"index_pairs", "merge_photos"},
     "reference": {"merge_faces"},
-    "base_model": {"export_dataset", "encode_samples", "train_lora", "publish_lora", *SCORES},
+    "base_model": {"export_dataset", "encode_samples", "train_lora", "publish_lora", *SCORES, *SURGERY},
     "held_out": {"decide_phases"},
     "always": {"decide_phases"},
     "never": {"decide_phases"},
@@ -133,17 +191,21 @@ READ_BY: dict[str, set[str]] = {
     "training.masked_loss.kind": {*TRAINING, "decide_phases", "encode_samples"},
     "training.masked_loss.unmasked_weight": {*TRAINING, "encode_samples"},
     "variants.*.training": {"train_lora"},
-    "variants.*.phases": {"train_lora", "score_checkpoints", "score_finalists", "choose_checkpoint", "publish_lora"},
+    "variants.*.phases": {
+        *("train_lora", "score_checkpoints", "score_finalists", "choose_checkpoint", "publish_lora", "make_surgery")
+    },
     "variants.*.lora": {"score_files", "score_finalists", "publish_lora"},
     "prompts": {*SCORES, "export_dataset"},
     "prompts.*.split": SCORES,
     "prompts.*.kind": SCORES,
     "evaluation": SCORES,
     "evaluation.strengths": {"score_finalists"},
-    "evaluation.finalists": CHOICE,
+    "evaluation.finalists": {"choose_checkpoint", "score_finalists"},
     "evaluation.distilled_model": {"score_finalists"},
     "choice": CHOICE,
     "pick": {"choose_checkpoint"},
+    "surgery": {"make_surgery"},
+    "ablation": {"ablate_lora"},
 }
 """Which stages read a setting, beside the pages; the longest prefix of its path counts."""
 
@@ -206,11 +268,19 @@ def change(values: dict[str, Any], name: str, field: FieldInfo) -> None:
         keys["subjects"] = "swap"
     if name.endswith("variants.*.lora"):
         keys["variants"] = "old"
+    if ".surgery.*." in name:
+        keys["surgery"] = SURGERY_OF.get(name.partition(".surgery.*.")[2].partition(".")[0], "small")
+    if ".ablation.*." in name:
+        keys["ablation"] = "blocks"
     place, parent = values, ""
     for folder in folders:
         place = place[keys.get(parent, 0) if folder == "*" else folder]
         parent = folder
-    place[last] = other_value(name, place[last], field)
+    value = other_value(name, place[last], field)
+    if re.search(r"\.(background|of)\.(file|best)$", name):
+        # A parent is one of three kinds: it becomes another kind.
+        place.clear()
+    place[last] = value
 
 
 @cache
@@ -223,7 +293,7 @@ def rules() -> dict[str, tuple[set[str], list[str]]]:
             if "shell:" in block and path.stem != "miniature":
                 output = block[block.index("output:") : block.index("log:")]
                 wildcards = {"subject"} if name == "decide_phases" else set(re.findall(r"\{(\w+)\}", output))
-                used = re.findall(r"plan\.((?:project\.)?\w+)", block)
+                used = re.findall(r"plan\.((?:(?:project|surgery)\.)?\w+)", block)
                 # Resources are no reason to run a job again.
                 found[name] = wildcards, [one for one in used if one not in ("project.gpus_per_job", "subjects")]
     return found
@@ -251,6 +321,11 @@ def instances(plan: Plan, rule: str, wildcards: set[str]) -> Iterator[dict[str, 
             choices = [[("variant", name)] for name in plan.external(subject)]
         elif "variant" in wildcards:
             choices = [[("variant", variant), ("phase", phase)] for variant, phase in plan.trained(subject)]
+            if rule == "score_checkpoints":
+                choices += [[("variant", name), ("phase", "surgery")] for name in settings.candidates]
+        elif "name" in wildcards:
+            names = settings.candidates if rule == "make_surgery" else settings.ablation
+            choices = [[("name", name)] for name in names]
         elif "trainer" in wildcards:
             files = [path.split("/") for path in plan.exported(subject)]
             choices = [[("phase", parts[3]), ("trainer", parts[4])] for parts in files]
@@ -266,7 +341,7 @@ def value_of(plan: Plan, name: str, wildcards: SimpleNamespace) -> str:
     """The value of `plan.<name>` for one job, as text."""
     if name.startswith("project."):
         return repr(getattr(plan.project, name.removeprefix("project.")))
-    value = getattr(plan, name)
+    value = attrgetter(name)(plan)
     if name in ("kind", "decision_outputs"):
         return repr(value(wildcards.subject))
     if name == "decide_phases":

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from tests.report.reading import Page
-from tests.workflow.conftest import SUBJECT
+from tests.workflow.conftest import ONE_PHASE
 from tests.workflow.project import Project
 
 from likeness.store import sha256_of_file
@@ -17,32 +17,29 @@ pytestmark = pytest.mark.slow
 SURGERY = """\
 surgery:
   small: {{method: resize, of: best, rank: {rank}}}
-  clean: {{method: subtract, of: main, background: {{variant: main, step: 5}}, alpha: [0, 0.5]}}
+  clean: {{method: subtract, of: main, background: {{variant: main, step: 2}}, alpha: [0, 0.5]}}
   tiny: {{method: weigh-blocks, of: small, blocks: {{double: 0}}}}
 ablation:
   blocks: {{of: best, weights: [0], modes: [knock-out]}}
 """
 MADE = {"small", "clean-alpha-0", "clean-alpha-50", "tiny"}
-CHOSEN = {
-    "Score the finalists of robin on the report half",
-    "Choose the checkpoint of robin",
-    "Publish the LoRA of robin",
-}
+CHOSEN = {"score_finalists/robin", "choose_checkpoint/robin", "publish_lora/robin", "write_report"}
+PAGES = {"write_config/robin", "write_curation"}
 
 
 def configured(project: Project, rank: int, more: str = "") -> None:
-    project.configure(SUBJECT.format(top=6) + SURGERY.format(rank=rank) + more, "robin")
+    project.configure(ONE_PHASE + SURGERY.format(rank=rank) + more, "robin")
 
 
 @pytest.mark.timeout(900)
 def test_candidates_are_made_scored_chosen_from_and_reported(project: Project) -> None:
     configured(project, 2)
     run = project.succeed()
-    made = {f"Make {name} of robin by surgery" for name in MADE}
-    scored = {f"Score {name}, phase surgery, of robin" for name in MADE}
-    ablated = {"Ablate blocks of robin block by block"}
-    assert run.without_tables() == made | scored | ablated | CHOSEN
-    assert project.succeed().jobs == ()
+    made = {f"make_surgery/robin/{name}" for name in MADE}
+    scored = {f"score_checkpoints/robin/{name}/surgery" for name in MADE}
+    assert run.jobs == made | scored | {"ablate_lora/robin/blocks"} | CHOSEN | PAGES
+    assert run.computed["surgery"] == len(MADE)
+    assert project.succeed().jobs == set()
     results = project.folder / "results"
     check_record(results)
     check_page(results)
@@ -87,18 +84,19 @@ def change_one_rank(project: Project) -> None:
     """Another rank of `small` makes it and what is made of it anew, and nothing else."""
     configured(project, 3)
     run = project.succeed()
-    touched = {f"Make {name} of robin by surgery" for name in ("small", "tiny")}
-    touched |= {f"Score {name}, phase surgery, of robin" for name in ("small", "tiny")}
-    assert run.without_tables() == touched | CHOSEN
+    touched = {f"make_surgery/robin/{name}" for name in ("small", "tiny")}
+    touched |= {f"score_checkpoints/robin/{name}/surgery" for name in ("small", "tiny")}
+    assert run.jobs == touched | CHOSEN | PAGES
     configured(project, 2)
-    project.succeed()
-    assert "surgery: 0 computed, 1 reused" in project.log("make_surgery/robin/small")
+    again = project.succeed()
+    assert "surgery" not in again.computed and again.reused["surgery"] == 2
 
 
 def pick_a_candidate(project: Project) -> None:
     """A candidate can be published by hand; nothing is drawn for it."""
     configured(project, 2, "pick: {variant: clean-alpha-50, phase: surgery, step: 0}\n")
     run = project.succeed()
-    assert run.without_tables() == CHOSEN - {"Score the finalists of robin on the report half"}
+    assert run.jobs == CHOSEN - {"score_finalists/robin"} | PAGES
+    assert run.computed == {}
     (entry,) = json.loads((project.folder / "results/robin/surgery/clean-alpha-50.json").read_text())
     assert sha256_of_file(project.folder / "results/robin/lora/robin.safetensors") == entry["sha256"]

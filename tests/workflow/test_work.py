@@ -20,7 +20,7 @@ PROGRAMS = sorted(
 
 
 def test_stages_are_found() -> None:
-    assert len(PROGRAMS) == 23 and "train_lora" in PROGRAMS
+    assert len(PROGRAMS) == 26 and "train_lora" in PROGRAMS
 
 
 @pytest.mark.parametrize("program", PROGRAMS)

@@ -40,13 +40,10 @@ def measure_crosstalk(
     base_shots = workplace.draw([BASE_ENTRY], points)
     alone = workplace.draw([Entry(ALONE, own)], points)
     rows = workplace.rows(subject, alone, calibration, base_shots)
-    plain = workplace.drawer
     mixture = Mixture(method, (other,), tuple(words))
-    workplace.drawer = MixtureDrawer(workplace.stage, workplace.store, workplace.images, mixture)
-    together = workplace.draw([Entry(TOGETHER, own)], points)
+    drawer = MixtureDrawer(workplace.stage, workplace.store, workplace.images, mixture)
+    together = workplace.draw_with(drawer, [Entry(TOGETHER, own)], points)
     rows += workplace.rows(subject, together, calibration, base_shots)
-    plain.models_loaded += workplace.drawer.models_loaded
-    workplace.drawer = plain
     return losses(rows)
 
 

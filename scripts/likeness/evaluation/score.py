@@ -118,11 +118,14 @@ class Workplace:
         self, entries: Sequence[Entry], points: Sequence[GridPoint], scales: Sequence[float] = (1.0,)
     ) -> list[Shot]:
         """Draw every entry at every point and scale."""
-        return self._draw_with(self.drawer, entries, points, scales)
+        return self.draw_with(self.drawer, entries, points, scales)
 
-    def _draw_with(
-        self, drawer: Drawer, entries: Sequence[Entry], points: Sequence[GridPoint], scales: Sequence[float]
+    def draw_with(
+        self, drawer: Drawer, entries: Sequence[Entry], points: Sequence[GridPoint], scales: Sequence[float] = (1.0,)
     ) -> list[Shot]:
+        """The same by another drawer, whose models count as well."""
+        if drawer not in self._drawers:
+            self._drawers.append(drawer)
         wanted = [
             (entry, Request(point, entry.lora, scale if entry.lora else 1.0, entry.weights))
             for entry in entries
@@ -138,8 +141,7 @@ class Workplace:
         if model is None or not entries:
             return []
         drawer = Drawer(self.stage, self.store, self.images, model)
-        self._drawers.append(drawer)
-        return self._draw_with(drawer, [BASE_ENTRY, *entries], points, (1.0,))
+        return self.draw_with(drawer, [BASE_ENTRY, *entries], points)
 
     def rows(
         self, name: str, shots: Sequence[Shot], calibration: dict[str, Any], base_shots: Sequence[Shot]
