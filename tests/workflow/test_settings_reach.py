@@ -209,6 +209,8 @@ READ_BY: dict[str, set[str]] = {
 }
 """Which stages read a setting, beside the pages; the longest prefix of its path counts."""
 
+FOR_SCHEDULING = ("project.gpus_per_job", "gpus_of_masks", "gpus_of_captions")
+
 REACHES_NOTHING = {
     "gpus_per_job": "how many GPUs a job waits for is the scheduler's business and changes no result",
     "defaults": "is laid under every subject, where its keys count",
@@ -285,17 +287,17 @@ def change(values: dict[str, Any], name: str, field: FieldInfo) -> None:
 
 @cache
 def rules() -> dict[str, tuple[set[str], list[str]]]:
-    """Wildcards and used attributes of `plan` of every rule that runs a stage."""
+    """Wildcards and used attributes of `plan` of every rule that runs a stage; fetching models is no stage, only `make models` asks for it."""
     found = {}
     for path in sorted((HOUSE / "rules").glob("*.smk")):
         for block in re.split(r"^ *(?=rule \w+:|checkpoint:)", path.read_text(), flags=re.MULTILINE)[1:]:
             name = "decide_phases" if block.startswith("checkpoint") else block[5 : block.index(":")]
-            if "shell:" in block and path.stem != "miniature":
+            if "shell:" in block and path.stem not in ("miniature", "models"):
                 output = block[block.index("output:") : block.index("log:")]
                 wildcards = {"subject"} if name == "decide_phases" else set(re.findall(r"\{(\w+)\}", output))
                 used = re.findall(r"plan\.((?:(?:project|surgery)\.)?\w+)", block)
                 # Resources are no reason to run a job again.
-                found[name] = wildcards, [one for one in used if one not in ("project.gpus_per_job", "subjects")]
+                found[name] = wildcards, [one for one in used if one not in (*FOR_SCHEDULING, "subjects")]
     return found
 
 

@@ -116,7 +116,7 @@ def _student_p(means_K: NDArray[np.float64]) -> float:
     """Two-sided p of a mean of 0; 1 where all values are 0, and 0 where all are the same other value."""
     if np.ptp(means_K) == 0:
         return 1.0 if means_K[0] == 0 else 0.0
-    return float(stats.ttest_1samp(means_K, 0.0)[1])
+    return float(np.asarray(stats.ttest_1samp(means_K, 0.0))[1])
 
 
 def standard_error(means: Sequence[float]) -> float:
