@@ -5,7 +5,7 @@ VENV := .venv
 RUN := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(abspath $(VENV))/bin/python
 CORES ?= all
 
-.PHONY: help install demo test test-full check new curate models try doctor unlock prune lock generate clean-demo
+.PHONY: help install demo test test-full check new curate models try inspect doctor unlock prune lock generate clean-demo
 
 help: ## say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,6 +49,9 @@ try: $(VENV)/.installed ## NAME=jane PROMPT="…" SCALE=0.9: draw one image with
 
 models: $(VENV)/.installed ## fetch and verify the configured models, so that runs can be offline
 	$(RUN) -m snakemake --cores 1 --forcerun fetch_models -- models
+
+inspect: $(VENV)/.installed ## FILE=x.safetensors: say what a LoRA file is, from any trainer
+	@$(RUN) scripts/inspect_lora.py "$(FILE)"
 
 doctor: $(VENV)/.installed ## check GPU, memory, disk, weights and configuration
 	@$(RUN) scripts/check_machine.py

@@ -179,7 +179,22 @@ PAIR = {f"transformer.x_embedder.lora_{side}.weight": torch.ones(2, 2) for side 
         ({**PAIR, "diffusion_model.txt_in.lora_A.weight": torch.ones(2, 2)}, "mixes two formats"),
         ({**PAIR, "transformer.x_embedder.lora_magnitude_vector": torch.ones(2)}, "is a DoRA"),
         ({"lora_unet_img_in.dora_scale": torch.ones(2)}, "is a DoRA"),
-        ({"diffusion_model.img_in.lokr_w1": torch.ones(2)}, "is a LoKr"),
+        ({"diffusion_model.img_in.lokr_w1": torch.ones(2, 2)}, "has only w1"),
+        ({**PAIR, "transformer.x_embedder.lokr_w1": torch.ones(2, 2)}, "has only A and B and w1"),
+        ({"diffusion_model.img_in.lokr_t2": torch.ones(2)}, "is a LoKr of a convolution"),
+        (
+            {f"diffusion_model.img_in.lokr_{s}": torch.ones(2, 3) for s in ("w1_a", "w1_b", "w2")},
+            "no matrices that fit",
+        ),
+        ({f"diffusion_model.img_in.lokr_{s}": torch.ones(30, 30) for s in ("w1", "w2")}, "LoKr of rank 900 as a LoRA"),
+        (
+            {
+                f"diffusion_model.{name}.lora_{s}.weight": torch.ones(3, 3)
+                for s in "AB"
+                for name in ("double_blocks.0.img_attn.qkv", "transformer_blocks.0.attn.to_q")
+            },
+            "mixes two formats.*are one module",
+        ),
         ({"diffusion_model.img_in.hada_w1_a": torch.ones(2)}, "is a LoHa"),
         ({**PAIR, "transformer.x_embedder.lora_A.weight": torch.full((2, 2), torch.nan)}, "NaN or infinite"),
         ({**PAIR, "transformer.x_embedder.lora_B.weight": torch.full((2, 2), torch.inf)}, "NaN or infinite"),

@@ -19,6 +19,8 @@ TEXT_LAYERS = (9, 18, 27)
 MAX_TEXT_TOKENS = 512
 """Prompt tokens, padding included; padded tokens attend like any other."""
 
+HEAD_CHANNELS = 128
+
 DOUBLE_IMAGE_ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v", "attn.to_out.0")
 DOUBLE_TEXT_ATTENTION = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj", "attn.to_add_out")
 DOUBLE_IMAGE_MLP = ("ff.linear_in", "ff.linear_out")
@@ -85,6 +87,21 @@ def layout_of(transformer_config: Mapping[str, Any]) -> Layout:
         if _numbers(known) == _numbers(found):
             return known
     return found
+
+
+def transformer_config(layout: Layout) -> dict[str, Any]:
+    """The transformer's config of a known layout, as `layout_of` reads it; heads have 128 channels in all of them."""
+    return {
+        "num_layers": layout.num_double,
+        "num_single_layers": layout.num_single,
+        "num_attention_heads": layout.width // HEAD_CHANNELS,
+        "attention_head_dim": HEAD_CHANNELS,
+        "joint_attention_dim": layout.joint_attention_dim,
+        "in_channels": layout.latent_channels,
+        "mlp_ratio": layout.mlp_ratio,
+        "timestep_guidance_channels": layout.timestep_channels,
+        "guidance_embeds": False,
+    }
 
 
 def known_layout(source: str) -> Layout | None:

@@ -50,6 +50,11 @@ class Lora:
         """The same LoRA with all its modules in memory, where they were made when asked for."""
         return replace(self, modules=dict(self.modules))
 
+    def cast(self, dtype: torch.dtype) -> Lora:
+        """The same LoRA with factors of another type."""
+        modules = {name: LoraModule(m.A_RI.to(dtype), m.B_OR.to(dtype), m.scale) for name, m in self.modules.items()}
+        return replace(self, modules=modules)
+
     def folded(self) -> Lora:
         """The same LoRA with every scale multiplied into B."""
         return Lora({name: module.folded() for name, module in self.modules.items()}, self.metadata, self.format)

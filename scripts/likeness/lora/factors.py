@@ -66,18 +66,22 @@ class Spectrum(NamedTuple):
         return LoraModule(new_down_KI.to(down_RI.dtype), new_up_OK.to(up_OR.dtype), scale)
 
 
-def gram(tall_NR: torch.Tensor) -> torch.Tensor:
-    """Inner products of the columns, gram_RR = tallᵀ·tall, in float64; rows are taken in pieces to spare memory."""
+def gram(tall_NR: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    """Inner products of the columns, gram_RR = tallᵀ·tall, in float64; rows are taken in pieces to spare memory.
+
+    `dtype` is the type in which a piece is multiplied: float32 is twice as fast and right to about 1e-6.
+    """
     total_RR = torch.zeros(tall_NR.shape[1], tall_NR.shape[1], dtype=torch.float64)
     for piece in tall_NR.split(_CHUNK_ROWS):
-        piece = piece.double()
-        total_RR.addmm_(piece.T, piece)
+        piece = piece.to(dtype)
+        total_RR += piece.T @ piece
     return total_RR
 
 
-def energy(module: LoraModule) -> float:
-    """Squared Frobenius norm of a module's change, scale included."""
-    return max(0.0, inner(module, module))
+def energy(module: LoraModule, dtype: torch.dtype = torch.float64) -> float:
+    """Squared Frobenius norm of a module's change, scale included; `dtype` as for `gram`."""
+    products_RR = gram(module.B_OR, dtype) * gram(module.A_RI.T, dtype)
+    return max(0.0, module.scale**2 * float(products_RR.sum()))
 
 
 def inner(first: LoraModule, second: LoraModule) -> float:

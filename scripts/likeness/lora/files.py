@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 
 from likeness.errors import UserError
+from likeness.klein.family import Layout, transformer_config
 from likeness.klein.fingerprint import sha256_of_file
 from likeness.klein.load import BaseModel
 from likeness.lora.adapter import Lora, LoraModule, lora_of, relative_difference
@@ -129,32 +130,35 @@ def read_lora(path: Path) -> Lora:
     return open_lora(path).loaded()
 
 
-def open_lora(path: Path) -> Lora:
+def open_lora(path: Path, lokr_rank: int | None = None) -> Lora:
     """The same Lora with modules that are mapped from the file when asked for, so that it need not fit into memory.
 
-    Errors about keys are raised here, errors about values when a module is asked for.
+    A LoKr of a higher rank than `lokr_rank` is read as its best approximation of that rank. Errors about keys are
+    raised here, errors about values when a module is asked for.
     """
     path = path / "adapter_model.safetensors" if path.is_dir() else path
     tensors = MappedTensors(path)
-    return outline_lora(tensors, tensors.metadata, f"LoRA file {path}", _peft_config(path, tensors))
+    return outline_lora(tensors, tensors.metadata, f"LoRA file {path}", _peft_config(path, tensors), lokr_rank)
 
 
 def verify_lora(
-    path: Path, base_or_transformer: BaseModel | Flux2Transformer2DModel, expected_count: int | None = None
+    path: Path, base_or_transformer: BaseModel | Flux2Transformer2DModel | Layout, expected_count: int | None = None
 ) -> Verified:
     """Load a file through diffusers' own loader into a copy of the model without weights, and compare with the file.
 
     Raises UserError unless every module of the file arrives with the same values and scale, at least one B is not zero,
-    and there are `expected_count` modules. The given model is left as it is.
+    and there are `expected_count` modules. The given model is left as it is; of a known layout none is needed.
     """
-    lora = read_lora(path)
+    lora = open_lora(path)
     loaded = _loaded_by_diffusers(path, base_or_transformer)
     wanted = len(lora.modules) if expected_count is None else expected_count
     if len(loaded) != wanted or set(loaded) != set(lora.modules):
         raise UserError(f"LoRA file {path}: diffusers loads {len(loaded)} of {wanted} modules.")
+    changes = False
     for name, module in lora.modules.items():
         _check_loaded(path, name, module, loaded[name])
-    if not any(module.B_OR.any() for module in lora.modules.values()):
+        changes = changes or bool(module.B_OR.any())
+    if not changes:
         raise UserError(f"LoRA file {path} changes nothing: all its B matrices are zero.")
     scales = {round(module.scale, 9) for module in loaded.values()}
     return Verified(len(loaded), scales.pop() if len(scales) == 1 else None, sha256_of_file(path))
@@ -170,7 +174,9 @@ def _check_loaded(path: Path, name: str, own: LoraModule, loaded: LoraModule) ->
         )
 
 
-def _loaded_by_diffusers(path: Path, base_or_transformer: BaseModel | Flux2Transformer2DModel) -> dict[str, LoraModule]:
+def _loaded_by_diffusers(
+    path: Path, base_or_transformer: BaseModel | Flux2Transformer2DModel | Layout
+) -> dict[str, LoraModule]:
     from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
     from diffusers.pipelines.flux2.pipeline_flux2_klein import Flux2KleinPipeline
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -178,6 +184,8 @@ def _loaded_by_diffusers(path: Path, base_or_transformer: BaseModel | Flux2Trans
     if isinstance(base_or_transformer, BaseModel):
         assert base_or_transformer.layout
         config = base_or_transformer.config_of("transformer")
+    elif isinstance(base_or_transformer, Layout):
+        config = transformer_config(base_or_transformer)
     else:
         config = dict(base_or_transformer.config)
     with torch.device("meta"):

@@ -1,8 +1,9 @@
 """Reading LoRA files of any trainer: which format the keys are in, and what they mean.
 
 Six layouts are known: diffusers, ComfyUI/BFL (fused projections), diffusers' names under `diffusion_model.`, PEFT,
-kohya and bare module names (DiffSynth). They differ in prefix, in the suffix of the factors, and in where the scale is kept:
-the adapter metadata, alpha tensors, or nowhere (then it is 1). What cannot be read exactly is refused by name.
+kohya and bare module names (DiffSynth); LoKr in any of them is read as a LoRA. They differ in prefix, in the suffix of
+the factors, and in where the scale is kept: the adapter metadata, alpha tensors, or nowhere (then it is 1). What cannot
+be read exactly is refused by name.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import torch
 
 from likeness.errors import UserError
 from likeness.lora.adapter import Lora, LoraModule
+from likeness.lora.lokr import SIDES, is_lokr, lokr_module
 from likeness.lora.names import NORM_OUT, is_own_name, own_names, underscored_names
 
 METADATA_KEY = "lora_adapter_metadata"
@@ -27,14 +29,17 @@ _PREFIXES = {
     "base_model.model.": "peft",
     "lora_unet_": "kohya",
     "lora_transformer_": "kohya",
+    "lycoris_": "kohya",
 }
 _SUFFIX = re.compile(r"^(?P<name>.+?)\.(?P<side>lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)(\.\w+)?\.weight$")
+_SIDES = dict.fromkeys(("lora_A", "lora_down", "lora.down"), "A") | dict.fromkeys(("lora_B", "lora_up", "lora.up"), "B")
+_LOKR = re.compile(rf"^(?P<name>.+?)\.lokr_(?P<side>{'|'.join(sorted(SIDES, reverse=True))})$")
 _FOREIGN_ALGORITHMS = {
     "dora_scale": "DoRA",
     "lora_magnitude_vector": "DoRA",
-    "lokr_": "LoKr",
     "hada_": "LoHa",
     "oft_": "OFT",
+    "lokr_t2": "LoKr of a convolution",
 }
 _FLUX1_NAMES = ("proj_mlp", "norm1.linear", "img_mod.lin", "modulation.lin", "vector_in", "norm1_linear")
 
@@ -67,10 +72,12 @@ def outline_lora(
     metadata: Mapping[str, str],
     where: str,
     config: Mapping[str, Any] | None = None,
+    lokr_rank: int | None = None,
 ) -> Lora:
     """The same Lora with modules that are made when asked for, each time anew: only keys are looked at here.
 
-    Errors about keys are raised at once, errors about values and shapes when the module is asked for.
+    `lokr_rank` is the rank to which a LoKr is approximated where its own is higher. Errors about keys are raised at
+    once, errors about values and shapes when the module is asked for.
     """
     if not tensors:
         raise UserError(f"{where} holds no tensors.")
@@ -86,11 +93,11 @@ def outline_lora(
     if len(formats) > 1:
         raise UserError(f"{where} mixes two formats ({' and '.join(sorted(formats))}): save each LoRA to its own file.")
     for name, keys in sides.items():
-        if not {"A", "B"} <= set(keys):
+        if set(keys) - {"alpha"} != {"A", "B"} and not is_lokr(keys):
             raise UserError(
                 f"{where}: {name!r} has only {' and '.join(sorted(keys))}: one factor of the LoRA is missing."
             )
-    modules = _OutlinedModules(tensors, sides, _Scales(metadata, config, where), where)
+    modules = _OutlinedModules(tensors, sides, _Scales(metadata, config, where), where, lokr_rank)
     return Lora(modules, dict(metadata), formats.pop())
 
 
@@ -103,8 +110,10 @@ class _OutlinedModules(Mapping[str, LoraModule]):
         sides: Mapping[str, Mapping[str, str]],
         scales: _Scales,
         where: str,
+        lokr_rank: int | None,
     ) -> None:
         self.tensors, self.sides, self.scales, self.where = tensors, sides, scales, where
+        self.lokr_rank = lokr_rank
         of_file: dict[str, str] = {}
         for name in sides:
             for own in own_modules(name, where):
@@ -122,7 +131,11 @@ class _OutlinedModules(Mapping[str, LoraModule]):
         for side, key in self.sides[name].items():
             parts[side] = self.tensors[key]
             _check_values(parts[side], key, self.where)
-        return _split(name, _module(name, parts, self.scales, self.where), self.where)[own]
+        if is_lokr(parts):
+            module = lokr_module(parts, self.lokr_rank, f"{self.where}: {name!r}")
+        else:
+            module = _module(name, parts, self.scales, self.where)
+        return _split(name, module, self.where)[own]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.of_file)
@@ -138,13 +151,13 @@ def _factor(key: str, where: str) -> Factor:
     if rest.endswith(".alpha"):
         name, side = rest.removesuffix(".alpha"), "alpha"
     else:
-        match = _SUFFIX.match(rest)
+        match = _SUFFIX.match(rest) or _LOKR.match(rest)
         if not match:
             raise UserError(
                 f"{where}: {key!r} is not a LoRA weight. Allowed are lora_A/lora_B or lora_down/lora_up weights "
                 "and alpha."
             )
-        name, side = match["name"], "A" if match["side"] in ("lora_A", "lora_down", "lora.down") else "B"
+        name, side = match["name"], _SIDES.get(match["side"], match["side"])
     if format_name == "kohya":
         name = underscored_names().get(name, name)
     if not is_own_name(name) and own_names(name) is None:

@@ -1,0 +1,149 @@
+"""What is said of files of every kind: klein's by size, other families', and what is wrong with them."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.lora.conftest import dense, random_module
+
+from likeness.errors import UserError
+from likeness.klein.family import KLEIN_4B, KLEIN_9B, layout_of, linear_shapes, transformer_config
+from likeness.lora.adapter import Lora
+from likeness.lora.comfyui import comfyui_tensors
+from likeness.lora.families import FLUX2_DEV, family_by_shapes, foreign_family
+from likeness.lora.files import save_lora
+from likeness.lora.inspect import inspect_lora
+
+
+def lora_for(layout, chosen, rank=2, scale=0.5):
+    """A LoRA of random factors on the modules of a layout whose names match one of the given expressions."""
+    names = [name for name in linear_shapes(layout) if any(re.search(part, name) for part in chosen)]
+    shapes = linear_shapes(layout)
+    return Lora({name: random_module(rank, *shapes[name], scale, seed) for seed, name in enumerate(sorted(names))})
+
+
+@pytest.mark.parametrize(
+    ("layout", "fits", "expected"), [(KLEIN_4B, True, 100), (KLEIN_9B, True, 144), (FLUX2_DEV, False, 192)]
+)
+def test_family_ranks_and_share_of_norm(layout, fits, expected, tmp_path):
+    lora = lora_for(layout, [r"^transformer_blocks\.3\.attn\.to_", r"\.12\.attn\.to_out$", "x_embedder"])
+    assert save_lora(tmp_path / "x.safetensors", lora, {})
+    found = inspect_lora(tmp_path / "x.safetensors")
+    assert (found.family, found.fits_klein, found.expected) == (layout.name, fits, expected)
+    assert bool(found.reason) != fits and found.format == "diffusers" and found.types == ["F32"]
+    assert (
+        found.modules == len(lora.modules)
+        and found.matched == len(lora.modules) - 1
+        and found.ranks == {2: len(lora.modules)}
+    )
+    blocks = {block.block: block for block in found.blocks}
+    assert next(iter(blocks)) == "transformer_blocks.3" and list(blocks)[-1] == "outside the blocks"
+    assert sum(block.energy_share for block in found.blocks) == pytest.approx(1)
+    embedder = blocks["outside the blocks"]
+    assert embedder.norm == pytest.approx(float(dense(lora.modules["x_embedder"]).norm()), rel=1e-5)
+    assert (embedder.alpha_low, embedder.alpha_high, embedder.rank_low) == (1.0, 1.0, 2)
+    (warning,) = found.warnings
+    assert f"{expected - found.matched} modules of the blocks are not adapted" in warning
+
+
+@pytest.mark.parametrize("layout", [KLEIN_4B, KLEIN_9B])
+def test_config_of_a_layout_is_read_back(layout):
+    assert layout_of(transformer_config(layout)) == layout
+
+
+FLUX1_KEYS = [
+    "transformer.single_transformer_blocks.3.proj_mlp.lora_A.weight",
+    "transformer.transformer_blocks.3.norm1.linear.lora_A.weight",
+    "transformer.transformer_blocks.3.ff.net.0.proj.lora_A.weight",
+    "transformer.single_transformer_blocks.3.attn.to_q.lora_A.weight",
+    "lora_unet_double_blocks_0_img_mod_lin.lora_down.weight",
+    "diffusion_model.single_blocks.7.modulation.lin.lora_A.weight",
+]
+
+
+@pytest.mark.parametrize("key", FLUX1_KEYS)
+def test_flux1_is_named_by_its_keys_and_told_why_it_cannot_fit(key, tmp_path):
+    save_file(
+        {key: torch.ones(16, 3072), key.replace("lora_A", "lora_B").replace("down", "up"): torch.ones(3072, 16)},
+        tmp_path / "x",
+    )
+    found = inspect_lora(tmp_path / "x")
+    assert found.family == "flux1" and not found.fits_klein and found.ranks == {16: 1}
+    assert "3072 against 4096" in found.reason and "klein 4B, though 3072 wide too" in found.reason
+
+
+def test_flux1_is_told_by_shapes_where_all_its_names_are_klein_names():
+    width = 3072
+    blocks = {f"transformer_blocks.{index}.attn.to_q": (width, width) for index in range(19)}
+    assert family_by_shapes(blocks)[0] == "flux1"
+    assert family_by_shapes({"single_transformer_blocks.2.attn.to_qkv_mlp_proj": (7 * width, width)})[0] == "flux1"
+    assert family_by_shapes({"transformer_blocks.2.ff.linear_in": (4 * width, width)})[0] == "flux1"
+    assert family_by_shapes({"transformer_blocks.2.ff.linear_in": (6 * width, width)}) == ("klein-4b", "")
+    family, reason = family_by_shapes({"transformer_blocks.0.attn.to_q": (64, 64)})
+    assert family is None and "klein-9b: 'transformer_blocks.0.attn.to_q' is (64, 64)" in reason
+
+
+@pytest.mark.parametrize(
+    ("key", "family"),
+    [
+        ("transformer.transformer_blocks.0.img_mlp.net.0.proj.lora_A.weight", "qwen-image"),
+        ("transformer.transformer_blocks.0.img_mod.1.lora_A.weight", "qwen-image"),
+        ("lora_unet_input_blocks_4_1_transformer_blocks_0_attn1_to_q.lora_down.weight", "sdxl"),
+        ("lora_unet_down_blocks_0_attentions_0_proj_in.lora_down.weight", "sd1"),
+        ("diffusion_model.joint_blocks.0.x_block.attn.qkv.lora_A.weight", "sd3"),
+        ("diffusion_model.blocks.0.self_attn.q.lora_A.weight", "wan"),
+        ("diffusion_model.layers.0.attention.to_q.lora_A.weight", "z-image"),
+        ("text_model.encoder.weight", None),
+    ],
+)
+def test_other_families_by_their_keys(key, family):
+    found = foreign_family([key])
+    assert (found[0] if found else None) == family
+
+
+def test_warnings_name_what_a_loader_would_do_silently(tmp_path):
+    lora = lora_for(KLEIN_4B, [r"^transformer_blocks\.0\.attn\.to_q$"])
+    path = tmp_path / "x.safetensors"
+    name, module = next(iter(lora.modules.items()))
+    pair = {f"{name}.lora_A.weight": module.A_RI, f"{name}.lora_B.weight": module.B_OR}
+    save_file({key.replace("weight", "default.weight"): tensor for key, tensor in pair.items()}, path)
+    found = inspect_lora(path)
+    assert found.format == "bare" and any(
+        "diffusers loads no module of a file without prefix" in w for w in found.warnings
+    )
+    assert any("neither metadata nor alpha tell the scale" in w for w in found.warnings)
+    alpha = {f"diffusion_model.{name}.alpha": torch.tensor(300.0, dtype=torch.bfloat16)}
+    save_file({**{f"diffusion_model.{key}": tensor for key, tensor in pair.items()}, **alpha}, path)
+    warnings = inspect_lora(path).warnings
+    assert any("alpha is stored as bfloat16" in w for w in warnings) and any(
+        "refuses this layout with alpha" in w for w in warnings
+    )
+    other = "transformer_blocks.1.attn.to_q"
+    mixed = Lora({name: module, other: random_module(5, 3072, 3072)._replace(B_OR=torch.zeros(3072, 5))})
+    save_lora(path, mixed, {})
+    warnings = inspect_lora(path).warnings
+    assert any("1 of 2 modules change nothing" in w for w in warnings) and any("ranks differ" in w for w in warnings)
+
+
+def test_comfyui_file_is_recognised(tmp_path):
+    tensors = comfyui_tensors(lora_for(KLEIN_9B, [r"^transformer_blocks\.0\.attn\.to_q$"]), KLEIN_9B)
+    save_file(tensors, tmp_path / "x.safetensors")
+    found = inspect_lora(tmp_path / "x.safetensors")
+    assert (found.format, found.family) == ("comfyui", "klein-9b")
+
+
+@pytest.mark.parametrize(
+    ("tensors", "message"),
+    [
+        ({"x.lora_A.weight": torch.ones(2, 2)}, "another model family"),
+        ({"transformer.x_embedder.lora_magnitude_vector": torch.ones(2)}, "is a DoRA"),
+        ({f"transformer.x_embedder.lora_{s}.weight": torch.full((2, 2), torch.nan) for s in "AB"}, "NaN or infinite"),
+    ],
+)
+def test_what_is_no_lora_is_one_error(tensors, message, tmp_path):
+    save_file(tensors, tmp_path / "x.safetensors")
+    with pytest.raises(UserError, match=message):
+        inspect_lora(tmp_path / "x.safetensors")

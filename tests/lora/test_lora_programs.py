@@ -1,0 +1,155 @@
+"""The six programs: what they write is what the library makes, loads in diffusers, and is told as text and as JSON."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tests.lora.conftest import dense, difference
+from tests.lora.test_lora_inspect import lora_for
+from tests.tiny import save_tiny
+
+from likeness.klein.family import KLEIN_4B
+from likeness.lora.files import read_lora, save_lora, sha256_of
+
+CHOSEN = [r"^transformer_blocks\.0\.attn\.to_[qkv]$", r"^single_transformer_blocks\.19\.attn\.to_out$"]
+
+
+@pytest.fixture(scope="module")
+def drawer(tmp_path_factory):
+    """Two LoRAs of klein 4B of ranks 4 and 5."""
+    folder = tmp_path_factory.mktemp("drawer")
+    for name, rank, scale in (("a", 4, 0.5), ("b", 5, 1.5)):
+        save_lora(folder / f"{name}.safetensors", lora_for(KLEIN_4B, CHOSEN, rank, scale), {})
+    return folder
+
+
+@pytest.fixture
+def call(monkeypatch, capsys):
+    """Run a program in this process; returns its exit code, and its JSON or its text and error text."""
+
+    def run(program, *arguments):
+        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
+        code = 0
+        try:
+            runner(importlib.import_module(program).main)
+        except SystemExit as stop:
+            code = stop.code
+        out, error = capsys.readouterr()
+        return code, json.loads(out) if "--json" in arguments and not code else out, error
+
+    from likeness.program import run as runner
+
+    return run
+
+
+def test_inspect(call, drawer):
+    code, found, _ = call("inspect_lora", drawer / "a.safetensors", "--json")
+    assert code == 0 and found["family"] == "klein-4b" and found["ranks"] == {"4": found["modules"]}
+    code, text, error = call("inspect_lora", drawer / "a.safetensors")
+    assert "klein-4b" in text and "energy share" in text and "warning: " in error and code == 0
+
+
+def test_resize(call, drawer, tmp_path):
+    out = tmp_path / "small.safetensors"
+    code, found, _ = call("resize_lora", drawer / "a.safetensors", out, "--rank", 4, "--frobenius", 0.8, "--json")
+    assert code == 0 and found["sha256"] == sha256_of(out) and found["verified_modules"] == len(found["modules"])
+    assert json.loads(found.get("parents", read_lora(out).metadata["parents"])) == [sha256_of(drawer / "a.safetensors")]
+    assert all(row["retained_energy"] >= 0.64 for row in found["modules"])
+    assert any("have a rank below 4" in warning for warning in found["warnings"])
+    code, text, error = call("resize_lora", drawer / "a.safetensors", out, "--rank", 2)
+    assert (
+        "retained energy" in text
+        and "below 4" in error
+        and read_lora(out).modules["transformer_blocks.0.attn.to_q"].rank == 2
+    )
+
+
+def test_merge_and_its_methods(call, drawer, tmp_path):
+    out, inputs = tmp_path / "m.safetensors", [f"{drawer}/a.safetensors:0.7", f"{drawer}/b.safetensors:-0.3"]
+    code, found, _ = call("merge_loras", out, *inputs, "--json")
+    assert code == 0 and found["weights"] == "0.7,-0.3" and found["method"] == "sum"
+    own = [read_lora(drawer / f"{name}.safetensors").modules for name in "ab"]
+    for name, module in read_lora(out).modules.items():
+        assert difference(0.7 * dense(own[0][name]) - 0.3 * dense(own[1][name]), dense(module)) < 1e-6
+    code, found, _ = call(
+        "merge_loras",
+        out,
+        *inputs,
+        "--method",
+        "ties",
+        "--density",
+        0.5,
+        "--convention",
+        "mergekit",
+        "--rank",
+        3,
+        "--json",
+    )
+    assert code == 0 and {row["rank_after"] for row in found["modules"]} == {3}
+    assert all(0 < row["retained_energy"] < 1 for row in found["modules"])
+
+
+def test_subtract_and_project(call, drawer, tmp_path):
+    out, full, background = (tmp_path / "s.safetensors", *(drawer / f"{name}.safetensors" for name in "ab"))
+    code, found, _ = call("subtract_lora", full, background, out, "--alpha", 0.5, "--json")
+    assert code == 0 and {row["rank_after"] for row in found["modules"]} == {9}
+    code, found, _ = call("subtract_lora", full, background, out, "--project", 2, "--json")
+    assert code == 0 and {row["rank_after"] for row in found["modules"]} == {4}
+    assert all(row["norm_after"] < row["norm_before"] for row in found["modules"])
+
+
+def test_average(call, drawer, tmp_path):
+    out, files = tmp_path / "avg.safetensors", [drawer / "a.safetensors", drawer / "b.safetensors"]
+    code, found, _ = call("average_loras", out, *files, "--ema", 0.25, "--rank", 6, "--type", "bfloat16", "--json")
+    assert code == 0 and found["operation"] == "average" and found["weights"] == "0.25,0.75"
+    assert {module.A_RI.dtype for module in read_lora(out).modules.values()} == {torch.bfloat16}
+
+
+def test_convert_to_comfyui_and_back_is_exact(call, drawer, tmp_path):
+    there, back = tmp_path / "x.comfyui.safetensors", tmp_path / "back.safetensors"
+    code, found, _ = call("convert_lora", drawer / "a.safetensors", there, "--format", "comfyui", "--json")
+    assert code == 0 and found["verified_modules"] == len(found["modules"])
+    assert "diffusion_model.double_blocks.0.img_attn.qkv.lora_A.weight" in load_file(there)
+    assert call("convert_lora", there, back, "--format", "diffusers")[0] == 0
+    own = read_lora(drawer / "a.safetensors").modules
+    for name, module in read_lora(back).modules.items():
+        assert difference(dense(own[name]), dense(module)) < 1e-7 and module.rank == own[name].rank
+
+
+def test_a_base_of_ones_own_is_named(call, state_dict, tmp_path):
+    from likeness.lora.adapter import lora_of
+
+    save_tiny(tmp_path / "base")
+    save_lora(tmp_path / "x.safetensors", lora_of(state_dict, 1.0), {})
+    arguments = ("convert_lora", tmp_path / "x.safetensors", tmp_path / "y.safetensors", "--format")
+    code, text, _ = call(*arguments, "diffusers")
+    assert code == 0 and "not checked: the base model is not known" in text
+    code, _, error = call(*arguments, "comfyui")
+    assert code == 2 and "name its base model with --base" in error
+    code, found, _ = call(*arguments, "comfyui", "--base", tmp_path / "base", "--json")
+    assert code == 0 and found["verified_modules"] == 30
+
+
+@pytest.mark.parametrize(
+    ("program", "arguments", "message"),
+    [
+        ("resize_lora", ["{a}", "{out}", "--rank", 8, "--ratio", 0.8], "makes every module rank 2"),
+        ("resize_lora", ["{a}", "{out}", "--rank", 8, "--rule", "kohya"], "give one of them"),
+        ("resize_lora", ["absent.safetensors", "{out}", "--rank", 8], "does not exist"),
+        ("merge_loras", ["{out}", "{a}:x"], "'x' is no weight"),
+        ("merge_loras", ["{out}", "{a}", "--method", "ties", "--density", 0.2], "needs a convention"),
+        ("average_loras", ["{out}", "{a}", "--ema", 1], "ema: 1 is not allowed"),
+        ("subtract_lora", ["{a}", "{a}", "{out}", "--project", 0], "project: 0 is not allowed"),
+        ("inspect_lora", ["absent.safetensors"], "does not exist"),
+    ],
+)
+def test_mistakes_are_one_line_and_leave_no_file(program, arguments, message, call, drawer, tmp_path):
+    names = {"a": drawer / "a.safetensors", "out": tmp_path / "out.safetensors"}
+    code, _, error = call(program, *[str(argument).format(**names) for argument in arguments])
+    assert code == 2 and error.startswith("error: ") and message in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
