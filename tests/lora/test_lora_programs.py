@@ -76,22 +76,16 @@ def test_merge_and_its_methods(call, drawer, tmp_path):
     own = [read_lora(drawer / f"{name}.safetensors").modules for name in "ab"]
     for name, module in read_lora(out).modules.items():
         assert difference(0.7 * dense(own[0][name]) - 0.3 * dense(own[1][name]), dense(module)) < 1e-6
-    code, found, _ = call(
-        "merge_loras",
-        out,
-        *inputs,
-        "--method",
-        "ties",
-        "--density",
-        0.5,
-        "--convention",
-        "mergekit",
-        "--rank",
-        3,
-        "--json",
-    )
-    assert code == 0 and {row["rank_after"] for row in found["modules"]} == {3}
-    assert all(0 < row["retained_energy"] < 1 for row in found["modules"])
+
+
+def test_merge_by_signs(call, tmp_path):
+    lora, out = lora_for(KLEIN_4B, [r"^transformer_blocks\.0\.attn\.to_q$"]), tmp_path / "m.safetensors"
+    save_lora(tmp_path / "q.safetensors", lora, {})
+    method = ("--method", "ties", "--density", 0.5, "--convention", "mergekit", "--rank", 3)
+    code, found, _ = call("merge_loras", out, f"{tmp_path}/q.safetensors:0.7", *method, "--json")
+    assert code == 0 and found["convention"] == "mergekit" and found["density"] == "0.5"
+    (row,) = found["modules"]
+    assert row["rank_after"] == 3 and 0.5 < row["retained_energy"] < 1
 
 
 def test_subtract_and_project(call, drawer, tmp_path):

@@ -21,6 +21,7 @@ from likeness.lora.adapter import LoraModule
 Convention = Literal["peft", "mergekit"]
 
 _EXACT_SIDE = 512
+_ROWS_AT_ONCE = 64
 _OVERSAMPLING, _POWER_ITERATIONS = 16, 4
 
 
@@ -62,14 +63,21 @@ def merge_by_signs(
     w both elect alike, and peft's result is w times mergekit's.
     """
     trimmed_NOI = torch.stack([keep_largest(delta_OI, density) for delta_OI in delta_NOI])
-    weighted_NOI = trimmed_NOI * weight_N[:, None, None]
+    # A few rows at a time: every element is on its own, and temporaries of a whole change are slow to allocate.
+    pieces = [_merge_agreeing(piece, weight_N, convention) for piece in trimmed_NOI.split(_ROWS_AT_ONCE, dim=1)]
+    return torch.cat(pieces)
+
+
+def _merge_agreeing(trimmed_NOI: torch.Tensor, weight_N: torch.Tensor, convention: Convention) -> torch.Tensor:
+    weight_N11 = weight_N[:, None, None]
+    weighted_NOI = trimmed_NOI * weight_N11
     voting_NOI = trimmed_NOI if convention == "peft" else weighted_NOI
     elected_OI = torch.where(voting_NOI.sum(0) >= 0, 1.0, -1.0)
-    agree_NOI = voting_NOI.sign() == elected_OI
+    agree_NOI = voting_NOI * elected_OI > 0
     total_OI = (weighted_NOI * agree_NOI).sum(0)
     if convention == "peft":
         return total_OI / agree_NOI.sum(0).clamp_min(1)
-    divisor_OI = (agree_NOI * weight_N[:, None, None]).sum(0)
+    divisor_OI = (agree_NOI * weight_N11).sum(0)
     return total_OI / torch.where(divisor_OI.abs() < 1e-8, 1.0, divisor_OI)
 
 
