@@ -169,6 +169,20 @@ def test_peft_folder_with_its_config(adapted, tmp_path):
         read_lora(tmp_path / "peft")
 
 
+def test_peft_with_the_original_names_and_alpha_in_bfloat16(plain, layout):
+    """fal's files and raw PEFT ones hold the original code's names; alpha may come in any type."""
+    tensors = {}
+    for key, tensor in comfyui_tensors(plain, layout).items():
+        tensors[key.replace("diffusion_model.", "base_model.model.")] = tensor
+    found = parse_lora(tensors, {}, "file")
+    assert found.format == "peft"
+    assert_same(found, plain)
+    alphas = {key.replace("lora_A.weight", "alpha"): torch.tensor(8.0).bfloat16() for key in tensors if "lora_A" in key}
+    scaled = parse_lora({**tensors, **alphas}, {}, "file")
+    assert scaled.modules["single_transformer_blocks.0.attn.to_out"].scale == 8 / RANK
+    assert scaled.modules["transformer_blocks.0.attn.to_q"].scale == 8 / (3 * RANK)
+
+
 PAIR = {f"transformer.x_embedder.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
 
 
