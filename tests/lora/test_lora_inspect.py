@@ -135,6 +135,15 @@ def test_comfyui_file_is_recognised(tmp_path):
     assert (found.format, found.family) == ("comfyui", "klein-9b")
 
 
+def test_lokr_is_called_so(tmp_path):
+    stem = "diffusion_model.double_blocks.0.img_attn.proj"
+    save_file({f"{stem}.lokr_w1": torch.ones(64, 64), f"{stem}.lokr_w2": torch.eye(64)}, tmp_path / "x.safetensors")
+    found = inspect_lora(tmp_path / "x.safetensors")
+    assert (found.algorithm, found.family, found.modules) == ("LoKr", "klein-9b", 1)
+    # The first matrix has rank 1, so the rank is 64 and the norm is the product of both: 64 · 8.
+    assert found.ranks == {64: 1} and found.blocks[0].norm == pytest.approx(512, rel=1e-5)
+
+
 @pytest.mark.parametrize(
     ("tensors", "message"),
     [

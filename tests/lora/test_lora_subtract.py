@@ -82,7 +82,11 @@ def test_a_result_of_nothing_is_refused_and_leaves_no_file(tmp_path):
     zero = Lora({"a": full.modules["a"]._replace(B_OR=torch.zeros(40, 4))})
     with pytest.raises(UserError, match="would change nothing"):
         write_operation(tmp_path / "x.safetensors", subtract_lora(zero, background, 0.0), {})
+    for lora in (full, full.cast(torch.bfloat16)):
+        with pytest.raises(UserError, match="its parts cancel each other"):
+            write_operation(tmp_path / "x.safetensors", subtract_lora(lora, lora, 1.0), {})
     assert list(tmp_path.iterdir()) == []
+    write_operation(tmp_path / "x.safetensors", subtract_lora(full, full, 0.999), {})
 
 
 def test_settings_that_cannot_be_meant():

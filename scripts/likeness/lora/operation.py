@@ -22,6 +22,8 @@ from likeness.lora.adapter import Lora, LoraModule
 from likeness.lora.files import adapter_metadata, module_keys
 from likeness.lora.stream import write_stream
 
+_ROUNDING = 1e-6
+
 
 class Operated(NamedTuple):
     """One module of a result, and what is to be said of it: the columns of its row in the operation's table."""
@@ -73,20 +75,30 @@ def write_operation(
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         names = sorted(operation.names, key=module_keys)
+        changed = False
         results = in_order(operation.operate, names, threads)
         for name, (module, row) in tqdm(zip(names, results, strict=True), total=len(names), disable=None, leave=False):
             down_RI, up_OR = module.A_RI.to(dtype or module.A_RI.dtype), module.B_OR.to(dtype or module.B_OR.dtype)
             rows.append({"module": name, **row})
             stubs[name] = LoraModule(down_RI.to("meta"), up_OR.to("meta"), module.scale)
-            changes.append(module.scale != 0 and bool(up_OR.any()) and bool(down_RI.any()))
+            changed = changed or changes_something(module)
             yield from zip(module_keys(name), (down_RI, up_OR), strict=True)
-        if not any(changes):
-            raise UserError(f"{path} would change nothing: every module of the result is zero.")
+        if not changed:
+            raise UserError(
+                f"{path} would change nothing: every module of the result is zero, or its parts cancel each other."
+            )
 
-    changes: list[bool] = []
     about = {**operation.about, **provenance}
     sha256 = write_stream(path, tensors(), lambda: {**about, **adapter_metadata(Lora(dict(sorted(stubs.items()))))})
     return Written(sha256, sorted(rows, key=lambda row: row["module"]))
+
+
+def changes_something(module: LoraModule) -> bool:
+    """Whether a module's change is more than rounding: its output for one random input against its parts' outputs."""
+    probe_I = torch.randn(module.A_RI.shape[1], generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    up_OR, hidden_R = module.B_OR.double(), module.A_RI.double() @ probe_I
+    parts = (up_OR.square().sum(0) * hidden_R.square()).sum().sqrt()
+    return module.scale != 0 and bool((up_OR @ hidden_R).norm() > _ROUNDING * parts)
 
 
 def in_order(function: Callable[[str], Any], names: Sequence[str], threads: int) -> Iterator[Any]:
