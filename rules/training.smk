@@ -1,4 +1,5 @@
-# Cached latents and embeddings, then one training a variant and phase; manifests are taken behind the checkpoint.
+# Cached latents and embeddings, then one training a variant and phase, here or by another trainer; manifests are taken
+# behind the checkpoint.
 
 
 rule encode_samples:
@@ -45,6 +46,8 @@ rule train_lora:
         "results/.logs/train_lora/{subject}/{variant}/{phase}.log",
     benchmark:
         "results/.benchmarks/train_lora/{subject}/{variant}/{phase}.tsv"
+    wildcard_constraints:
+        variant=plan.variant_of["native"],
     retries: 1
     conda:
         "../envs/train.yaml"
@@ -64,4 +67,38 @@ rule train_lora:
         "--settings {params.stage:q} "
         "--manifest {input.manifest} --encoded {input.encoded} {params.previous} "
         "--store {params.store:q} --output-folder results/{wildcards.subject}/train/{wildcards.variant}/{wildcards.phase} "
+        "2>&1 | tee {log}"
+
+
+rule train_external:
+    input:
+        manifest=plan.manifest,
+        models=plan.miniature_base,
+    output:
+        log="results/{subject}/train/{variant}/{phase}/log.parquet",
+        steps="results/{subject}/train/{variant}/{phase}/steps.json",
+    log:
+        "results/.logs/train_external/{subject}/{variant}/{phase}.log",
+    benchmark:
+        "results/.benchmarks/train_external/{subject}/{variant}/{phase}.tsv"
+    wildcard_constraints:
+        variant=plan.variant_of["external"],
+    conda:
+        "../envs/train.yaml"
+    threads: 1
+    resources:
+        mem_mb=lambda wildcards, attempt: 6000 * attempt,
+        runtime=lambda wildcards, attempt: 240 * attempt,
+        gpu=plan.project.gpus_per_job,
+    params:
+        stage=plan.train_external,
+        store=plan.store,
+        images=plan.index_of_subject,
+    message:
+        "Train {wildcards.variant}, phase {wildcards.phase}, of {wildcards.subject} with another trainer"
+    shell:
+        'python "$LIKENESS/train_external.py" '
+        "--settings {params.stage:q} "
+        "--manifest {input.manifest} --images {params.images} --store {params.store:q} "
+        "--output-folder results/{wildcards.subject}/train/{wildcards.variant}/{wildcards.phase} "
         "2>&1 | tee {log}"

@@ -18,7 +18,6 @@ from likeness.captions.edits import read_edits
 from likeness.code import SCRIPTS, code_digest
 from likeness.config.captions import CaptionStage
 from likeness.config.evaluation import ChoiceStage, PublishStage, ScoreStage
-from likeness.config.exports import ExportStage
 from likeness.config.faces import FaceMerge, FaceStage
 from likeness.config.load import Loaded, load_project
 from likeness.config.masks import MaskStage
@@ -33,6 +32,7 @@ from likeness.models import FetchStage, wanted_models
 from likeness.photos.names import list_photos, shard_of
 from likeness.photos.pairs import list_pairs
 from likeness.store import canonical_json
+from likeness.trainers import export_slice, external_slice, variant_pattern
 from likeness.workflow_surgery import SurgeryPlan
 
 MODELS = "models/miniature"
@@ -63,6 +63,11 @@ class Plan:
     def load(cls, configfiles: Sequence[Path], overrides: dict[str, Any]) -> Plan:
         """Load the configuration of the working directory."""
         return cls(load_project(Path.cwd(), configfiles, overrides))
+
+    @property
+    def variant_of(self) -> dict[str, str]:
+        """Patterns of variants that are trained here (`native`) and by another trainer (`external`)."""
+        return variant_pattern(self.subjects)
 
     # ---- names and lists -------------------------------------------------------------------------------------------
 
@@ -278,25 +283,18 @@ class Plan:
         return lambda wildcards: self.params(stage, "decide_phases", unread=trained_with)
 
     def export_dataset(self, wildcards: Any) -> str:
-        subject = self.subjects[wildcards.subject]
-        first = next(iter(subject.trained_variants), None)
-        training = subject.training_of(first, wildcards.phase) if first else subject.training
-        stage = ExportStage(
-            trainer=wildcards.trainer,
-            training=training,
-            kind=subject.kind,
-            recipe=subject.recipe,
-            trigger=subject.trigger,
-            class_word=subject.class_word,
-            base_model=subject.base_model,
-            prompts=tuple(prompt.text for prompt in subject.prompts.values()),
-            overrides=subject.export[wildcards.trainer].overrides,
-        )
+        stage = export_slice(self.subjects[wildcards.subject], wildcards.trainer, wildcards.phase)
         return self.params(stage, "export_dataset", "exports")
+
+    def train_external(self, wildcards: Any) -> str:
+        stage = external_slice(
+            self.subjects[wildcards.subject], wildcards.variant, wildcards.phase, self.project.offline
+        )
+        return self.params(self.resolved(stage, base_model="base"), "train_external", "exports")
 
     def encode_samples(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
-        chosen = [subject.training_of(variant, wildcards.phase) for variant in subject.trained_variants]
+        chosen = [subject.training_of(variant, wildcards.phase) for variant in subject.native_variants]
         stage = EncodeStage(
             base_model=subject.base_model,
             buckets=tuple({canonical_json(one.buckets.model_dump()): one.buckets for one in chosen}.values()),

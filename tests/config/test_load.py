@@ -147,3 +147,46 @@ def test_rules_of_the_craft_warn_with_their_source(folder: Path, more: str, key:
     assert all(warning.source for warning in warnings)
     write(folder, GOOD)
     assert load_project(folder).warnings == ()
+
+
+def test_other_trainers_of_variants(folder: Path) -> None:
+    """What is wrong with them is said at once, each with its key."""
+    write(
+        folder,
+        GOOD
+        + "trainers:\n  fal: {command: x}\n  ai-tolkit: {command: x}\n"
+        + "phases:\n  one: {}\n  two: {}\n"
+        + "variants:\n  a: {trainer: fal, phases: [one]}\n  b: {trainer: simpltuner, phases: [one]}\n"
+        + "  c: {trainer: simpletuner}\n",
+    )
+    text = complaint(folder)
+    for expected in (
+        "jane.yaml:5: subject jane: trainers.fal: no trainer that runs here",
+        "jane.yaml:6: subject jane: trainers.ai-tolkit: no trainer that runs here; did you mean 'ai-toolkit'?",
+        "jane.yaml:11: subject jane: variants.a.trainer: no trainer that runs here: 'fal'",
+        "jane.yaml:12: subject jane: variants.b.trainer: no trainer that runs here: 'simpltuner'; did you mean 'simpletuner'?",
+    ):
+        assert expected in text, text
+    write(folder, GOOD + "phases:\n  one: {}\n  two: {}\nvariants:\n  c: {trainer: simpletuner}\n  e: {trainer: fal}\n")
+    text = complaint(folder)
+    for expected in (
+        "jane.yaml:8: subject jane: variants.c.trainer: simpletuner has no command; say how it is started on this machine",
+        "variants.c.trainer: simpletuner starts from scratch, but phases.two.init is 'previous'; give the variant one phase",
+        "variants.e.trainer: no trainer that runs here: 'fal'",
+    ):
+        assert expected in text, text
+    write(folder, GOOD + "variants:\n  d: {trainer: onetrainer, lora: x}\n")
+    assert "variants.d: a variant is either `lora:` files or trained" in complaint(folder)
+
+
+def test_a_variant_of_another_trainer(folder: Path) -> None:
+    (folder / "config" / "config.yaml").write_text(
+        "defaults: {trainers: {simpletuner: {command: simpletuner train, environment: {PATH: /st/bin}}}}\n",
+        encoding="utf-8",
+    )
+    write(folder, GOOD + "variants:\n  ours: {}\n  theirs: {trainer: simpletuner, training: {rank: 8}}\n")
+    subject = load_project(folder).project.subjects["jane"]
+    assert set(subject.trained_variants) == {"ours", "theirs"}
+    assert set(subject.native_variants) == {"ours"}
+    assert subject.training_of("theirs", "main").rank == 8
+    assert subject.trainers["simpletuner"].environment == {"PATH": "/st/bin"}

@@ -20,6 +20,23 @@ class ExportSettings(Settings):
     )
 
 
+class TrainerCommand(Settings):
+    """How another trainer is started on this machine, for variants that name it as their `trainer`."""
+
+    command: str = Field(
+        min_length=1,
+        description="Shell command line, run by bash inside the rendered dataset's folder, in which config/ and data/ lie.",
+    )
+    environment: dict[str, str] = Field(
+        default_factory=dict,
+        description="Environment variables for it, such as PATH of its own environment; ours is not passed on.",
+    )
+    overrides: dict[str, str | int | float | bool] = Field(
+        default_factory=dict,
+        description="Keys of the trainer's own config file to set by hand, as in `export`.",
+    )
+
+
 class ExportStage(Settings):
     """The slice that export_dataset reads, for one phase and trainer."""
 
@@ -32,3 +49,12 @@ class ExportStage(Settings):
     base_model: ModelSource
     prompts: tuple[str, ...] = ()
     overrides: dict[str, str | int | float | bool] = Field(default_factory=dict)
+
+
+class ExternalStage(Settings):
+    """The slice that train_external reads, for one variant and phase."""
+
+    export: ExportStage
+    command: TrainerCommand
+    base_model: ModelSource
+    offline: bool = True

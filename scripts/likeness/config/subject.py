@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -10,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from likeness.config.base import NAME_PATTERN, RESERVED_NAMES, ModelChoice, Settings, one_or_many
 from likeness.config.captions import CaptionSettings
 from likeness.config.evaluation import ChoiceSettings, EvaluationSettings, Pick, Prompt
-from likeness.config.exports import ExportSettings
+from likeness.config.exports import ExportSettings, TrainerCommand
 from likeness.config.faces import FaceSettings
 from likeness.config.masks import MaskSettings
 from likeness.config.phases import PhaseSettings
@@ -18,6 +19,7 @@ from likeness.config.photos import PairFolders, PhotoFolders, PhotoSettings
 from likeness.config.quality import QualityLimits, QualitySettings
 from likeness.config.surgery import SURGERY, Ablation, Surgery, surgery_mistakes
 from likeness.config.training import TrainingSettings, Variant
+from likeness.errors import nearest
 
 MINIATURE = "miniature"
 TRAINERS = (
@@ -30,6 +32,8 @@ TRAINERS = (
     "diffusers",
     "fal",
 )
+HOSTED = ("fal",)
+"""Trainers that run elsewhere: data goes there by hand."""
 
 
 def check_name(name: str) -> str:
@@ -90,6 +94,10 @@ class Subject(Settings):
     export: Annotated[dict[str, ExportSettings], BeforeValidator(exports_from_list)] = Field(
         default_factory=dict, description=f"Other trainers to render the dataset for: {', '.join(TRAINERS)}."
     )
+    trainers: dict[str, TrainerCommand] = Field(
+        default_factory=dict,
+        description="Commands of other trainers on this machine, by trainer; best kept in `defaults` of config.yaml.",
+    )
     training: TrainingSettings = TrainingSettings()
     variants: dict[Name, Variant] = Field(
         default_factory=lambda: {"main": Variant()},
@@ -116,12 +124,18 @@ class Subject(Settings):
 
     @property
     def trained_variants(self) -> dict[str, Variant]:
+        """Variants that a training makes, here or by another trainer."""
         return {name: variant for name, variant in self.variants.items() if not variant.lora}
 
     @property
     def candidates(self) -> dict[str, Surgery]:
         """Every LoRA that surgery makes, by name; an entry with several values of alpha makes several."""
         return {name: own for entry in self.surgery for name, own in self.surgery[entry].candidates(entry)}
+
+    @property
+    def native_variants(self) -> dict[str, Variant]:
+        """Variants that are trained here."""
+        return {name: variant for name, variant in self.trained_variants.items() if not variant.trainer}
 
     def phases_of(self, variant: str) -> list[str]:
         """Names of the phases that a trained variant runs, in order."""
@@ -160,7 +174,8 @@ class Subject(Settings):
                         break
         for trainer in self.export:
             if trainer not in TRAINERS:
-                wrong.append(f"export.{trainer}: unknown trainer; allowed: {', '.join(TRAINERS)}")
+                wrong.append(f"export.{trainer}: unknown trainer; {nearest(trainer, TRAINERS)}")
+        wrong += self._wrong_trainers()
         if self.masks and self.training.masked_loss.kind and self.training.masked_loss.kind not in self.masks.kinds:
             wrong.append(
                 f"training.masked_loss.kind: {self.training.masked_loss.kind!r} is not among masks.kinds {list(self.masks.kinds)}"
@@ -172,6 +187,30 @@ class Subject(Settings):
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
+
+    def _wrong_trainers(self) -> Iterator[str]:
+        """What is wrong with other trainers as trainers of a variant."""
+        runnable = [name for name in TRAINERS if name not in HOSTED]
+        for name in self.trainers:
+            if name not in runnable:
+                yield f"trainers.{name}: no trainer that runs here; {nearest(name, runnable)}"
+        for name, variant in self.variants.items():
+            if variant.trainer is None:
+                continue
+            if variant.trainer not in runnable:
+                yield f"variants.{name}.trainer: no trainer that runs here: {variant.trainer!r}; {nearest(variant.trainer, runnable)}"
+            elif variant.trainer not in self.trainers:
+                yield (
+                    f"variants.{name}.trainer: {variant.trainer} has no command; say how it is started on this machine in "
+                    f"trainers.{variant.trainer}.command"
+                )
+            for place, phase in enumerate(self.phases_of(name)):
+                init = self.phases[phase].init
+                if init not in ("scratch", "previous") or (init == "previous" and place > 0):
+                    yield (
+                        f"variants.{name}.trainer: {variant.trainer} starts from scratch, but phases.{phase}.init is {init!r}; "
+                        f"give the variant one phase (`phases: [{phase}]`) or set that init to scratch"
+                    )
 
 
 def first_line(error: ValueError) -> str:

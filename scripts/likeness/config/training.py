@@ -134,10 +134,13 @@ class TrainingSettings(Settings):
 
 
 class Variant(Settings):
-    """One way to make a LoRA: trained with changed settings, or read from files."""
+    """One way to make a LoRA: trained with changed settings, here or by another trainer, or read from files."""
 
     lora: str | None = Field(
         default=None, description="Glob of finished LoRA files that compete in the same table; nothing is trained."
+    )
+    trainer: str | None = Field(
+        default=None, description="Another trainer that trains this variant, by its command in `trainers`."
     )
     training: dict[str, object] = Field(
         default_factory=dict, description="Keys of `training` that this variant changes."
@@ -146,8 +149,10 @@ class Variant(Settings):
 
     @model_validator(mode="after")
     def check_one_kind(self) -> Variant:
-        if self.lora and (self.training or self.phases):
-            raise ValueError("a variant is either `lora:` files or `training:` changes, not both")
+        if self.lora and (self.training or self.phases or self.trainer):
+            raise ValueError(
+                "a variant is either `lora:` files or trained (`training:`, `trainer:`, `phases:`), not both"
+            )
         return self
 
 

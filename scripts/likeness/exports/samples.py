@@ -19,6 +19,7 @@ PHOTO, SOURCE, TARGET = "photo", "source", "target"
 class Sample:
     """One sample: images by role in the order source, references, target (or photo alone)."""
 
+    sample_id: str
     name: str
     images: Mapping[str, ImageRef]
     mask_sha256: str | None
@@ -65,7 +66,7 @@ def sample_of(row: Mapping[str, Any], roles: Mapping[str, ImageRef], seen: Count
     seen[name] += 1
     if seen[name] > 1:
         name = f"{name}--{seen[name]}"
-    return Sample(name, roles, row["mask_sha256"], " ".join(row["caption"].split()), row["repeats"])
+    return Sample(row["sample_id"], name, roles, row["mask_sha256"], " ".join(row["caption"].split()), row["repeats"])
 
 
 def roles_of(samples: Sequence[Sample]) -> list[str]:
