@@ -39,7 +39,8 @@ subjects:
     captions: {backend: endpoint, url: "http://localhost:1"}
     phases: {main: {}, fine: {top: 3}}
     export: {simpletuner: {}}
-    variants: {main: {}, wide: {training: {rank: 8}}, old: {lora: drawer/one.safetensors}}
+    variants: {main: {}, wide: {training: {rank: 8}}, old: {lora: drawer/one.safetensors}, st: {trainer: simpletuner, phases: [main]}}
+    trainers: {simpletuner: {command: train, environment: {PATH: bin}}, ai-toolkit: {command: train}}
     prompts: {garden: {text: "{trigger} in a garden"}, kitchen: {text: "{trigger} in a kitchen"}}
     evaluation: {distilled_model: distilled, lpips: alex.pth, clip: clip, body_pose: vitpose}
     pick: {variant: main, phase: main, step: 250}
@@ -70,7 +71,14 @@ MORE_FILES = (
     "drawer/two.safetensors",
     "elsewhere/c.png",
 )
-KEYS = {"subjects": "robin", "phases": "fine", "export": "simpletuner", "variants": "wide", "prompts": "garden"}
+KEYS = {
+    "subjects": "robin",
+    "phases": "fine",
+    "export": "simpletuner",
+    "variants": "wide",
+    "prompts": "garden",
+    "trainers": "simpletuner",
+}
 """Which entry of a named map is changed; of a list it is the first."""
 SURGERY_OF = {
     "method": "mean",
@@ -127,6 +135,9 @@ OTHER: dict[str, Any] = {
             "best": True,
         }.items()
     },
+    "variants.*.trainer": "ai-toolkit",
+    "trainers.*.environment": {"PATH": "elsewhere"},
+    "trainers.*.overrides": {"seed": 7},
     "pick.variant": "wide",
     "pick.phase": "fine",
 }
@@ -139,7 +150,7 @@ MERGES = {"merge_photos", "merge_faces", "merge_masks", "merge_quality", "merge_
 DRAWN = {"score_base", "score_checkpoints", "score_files", "score_finalists"}
 SURGERY = {"make_surgery", "ablate_lora"}
 SCORES = {*DRAWN, "ablate_lora"}
-TRAINING = {"train_lora", "export_dataset", "publish_lora"}
+TRAINING = {"train_lora", "train_external", "export_dataset", "publish_lora"}
 WITH_ITEMS = {
     *SHARDED,
     "merge_faces",
@@ -147,6 +158,7 @@ WITH_ITEMS = {
     "export_dataset",
     "encode_samples",
     "train_lora",
+    "train_external",
     *SCORES,
     *SURGERY,
 }
@@ -156,17 +168,17 @@ CHOICE = {"choose_checkpoint", "score_finalists", *SURGERY}
 READ_BY: dict[str, set[str]] = {
     "shards": {"index_photos", "index_pairs", *SHARDED, *MERGES},
     "store": {*WITH_ITEMS, "publish_lora", "write_curation", "write_report"} - {"index_photos", "index_pairs"},
-    "offline": {*SHARDED, *MERGES, "encode_samples", "train_lora", "publish_lora", *SCORES, *SURGERY}
+    "offline": {*SHARDED, *MERGES, "encode_samples", "train_lora", "train_external", "publish_lora", *SCORES, *SURGERY}
     - {"index_photos", "index_pairs", "merge_photos"},
     "cpu_threads": {"detect_faces", "make_masks", "merge_masks", *CAPTIONS, "encode_samples"},
-    "trigger": {*CAPTIONS, "export_dataset", *SCORES, "publish_lora"},
-    "class_word": {*CAPTIONS, "export_dataset", *SCORES, "publish_lora"},
-    "recipe": {*CAPTIONS, "decide_phases", "export_dataset", *DRAWN, *CHOICE, "publish_lora"},
+    "trigger": {*CAPTIONS, "export_dataset", "train_external", *SCORES, "publish_lora"},
+    "class_word": {*CAPTIONS, "export_dataset", "train_external", *SCORES, "publish_lora"},
+    "recipe": {*CAPTIONS, "decide_phases", "export_dataset", "train_external", *DRAWN, *CHOICE, "publish_lora"},
     "photos": {"index_photos", "merge_photos"},
     "photos.*.path": {"index_photos", "merge_photos", *CAPTIONS},
     "pairs": {"index_pairs", "merge_photos"},
     "reference": {"merge_faces"},
-    "base_model": {"export_dataset", "encode_samples", "train_lora", "publish_lora", *SCORES, *SURGERY},
+    "base_model": {*TRAINING, "encode_samples", *SCORES, *SURGERY},
     "held_out": {"decide_phases"},
     "always": {"decide_phases"},
     "never": {"decide_phases"},
@@ -194,6 +206,8 @@ READ_BY: dict[str, set[str]] = {
     "variants.*.phases": {
         *("train_lora", "score_checkpoints", "score_finalists", "choose_checkpoint", "publish_lora", "make_surgery")
     },
+    "variants.*.trainer": {"train_external"},
+    "trainers": {"train_external"},
     "variants.*.lora": {"score_files", "score_finalists", "publish_lora"},
     "prompts": {*SCORES, "export_dataset"},
     "prompts.*.split": SCORES,
@@ -270,6 +284,8 @@ def change(values: dict[str, Any], name: str, field: FieldInfo) -> None:
         keys["subjects"] = "swap"
     if name.endswith("variants.*.lora"):
         keys["variants"] = "old"
+    if name.endswith("variants.*.trainer"):
+        keys["variants"] = "st"
     if ".surgery.*." in name:
         keys["surgery"] = SURGERY_OF.get(name.partition(".surgery.*.")[2].partition(".")[0], "small")
     if ".ablation.*." in name:
@@ -324,6 +340,11 @@ def instances(plan: Plan, rule: str, wildcards: set[str]) -> Iterator[dict[str, 
             continue
         if rule == "score_files":
             choices = [[("variant", name)] for name in plan.external(subject)]
+        elif rule in ("train_lora", "train_external"):
+            own = settings.native_variants
+            external = rule == "train_external"
+            trained = [one for one in plan.trained(subject) if (one[0] not in own) == external]
+            choices = [[("variant", variant), ("phase", phase)] for variant, phase in trained]
         elif "variant" in wildcards:
             choices = [[("variant", variant), ("phase", phase)] for variant, phase in plan.trained(subject)]
             if rule == "score_checkpoints":
