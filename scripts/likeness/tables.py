@@ -20,11 +20,12 @@ import pyarrow.parquet as pq
 from likeness.errors import UserError
 from likeness.store import canonical_json, write_atomically
 
-TEXT, TEXTS, FLOAT, FLOATS, WHOLE, YES = (
+TEXT, TEXTS, FLOAT, FLOATS, DOUBLES, WHOLE, YES = (
     pa.string(),
     pa.list_(pa.string()),
     pa.float64(),
     pa.list_(pa.float32()),
+    pa.list_(pa.float64()),
     pa.int64(),
     pa.bool_(),
 )
@@ -276,6 +277,11 @@ ENCODED = Table(
     (),
 )
 
+LOSSES = {
+    "velocity": "squared error of the velocity",
+}
+"""Every loss that a training can have, in the order of its settings."""
+
 LOG = Table(
     "log",
     columns(
@@ -284,7 +290,10 @@ LOG = Table(
         ("learning_rate", FLOAT, "learning rate of the step"),
         ("grad_norm", FLOAT, "gradient norm before clipping"),
         ("sigma_mean", FLOAT, "mean noise level of the step, 0..1"),
+        *[(f"loss_{name}", FLOAT, f"{meaning}, before its weight; null when off") for name, meaning in LOSSES.items()],
         ("samples", TEXTS, "sample ids of the step, in order"),
+        ("sample_losses", DOUBLES, "the optimised loss of each of these samples; `loss` is their mean"),
+        ("sample_sigmas", DOUBLES, "the noise level of each of these samples, 0..1"),
     ),
     ("step",),
 )

@@ -249,20 +249,18 @@ def test_a_distilled_base_is_refused(photo_world, tmp_path_factory):
 def test_a_loss_that_is_not_finite_stops_before_the_update(photo_world, monkeypatch):
     world = photo_world
     world.encode()
-    from likeness.training import loop
+    from likeness.training.losses import objective
 
-    real = loop.velocity_loss
+    real, calls = objective.Term.values, []
 
-    def poisoned(*args):
-        terms, report = real(*args)
-        poisoned.calls += 1
-        return ({"velocity": terms["velocity"] * (float("nan") if poisoned.calls == 3 else 1.0)}, report)
+    def poisoned(term, seen):
+        calls.append(term.name)
+        return real(term, seen) * (float("nan") if len(calls) == 3 else 1.0)
 
-    poisoned.calls = 0
-    monkeypatch.setattr(loop, "velocity_loss", poisoned)
+    monkeypatch.setattr(objective.Term, "values", poisoned)
     with pytest.raises(UserError, match=r"step 3: the loss is nan.*learning_rate"):
         train(world)
-    monkeypatch.setattr(loop, "velocity_loss", real)
+    monkeypatch.setattr(objective.Term, "values", real)
     assert train(world).computed == 4, "steps 1 and 2 were kept"
 
 

@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from likeness.config.base import ModelSource, Settings
+from likeness.config.losses import LossesSettings
 from likeness.config.masks import MaskKind
 
 
@@ -95,6 +96,7 @@ class TrainingSettings(Settings):
     schedule: ScheduleSettings = ScheduleSettings()
     sigma: SigmaSettings = SigmaSettings()
     masked_loss: MaskedLossSettings = MaskedLossSettings()
+    losses: LossesSettings = LossesSettings()
     caption_dropout: float = Field(
         default=0.05, ge=0, lt=1, description="Share of samples trained with the empty caption."
     )

@@ -7,12 +7,14 @@ and `<module>.lora_B.weight` (outputs × rank).
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from peft import LoraConfig
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from likeness.config.training import TrainingSettings
@@ -51,6 +53,19 @@ def adapter_weights(transformer: nn.Module) -> Weights:
         for name, parameter in transformer.named_parameters()
         if f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name
     }
+
+
+@contextlib.contextmanager
+def without_adapter(transformer: nn.Module) -> Iterator[None]:
+    """Let the bare model speak; unlike peft's own switch, what is trained stays as it was."""
+    layers = [module for module in transformer.modules() if isinstance(module, BaseTunerLayer)]
+    for layer in layers:
+        layer._disable_adapters = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 @torch.no_grad()

@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 
-from likeness.config.training import MaskedLossSettings
+from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
 from likeness.klein.ids import reference_ids, target_ids, text_ids
 from likeness.klein.latents import pack
 from likeness.store import Store
 from likeness.training.encode import read_tensors
-from likeness.training.losses import token_weights
 from likeness.training.plan import PlannedSample
+from likeness.training.weights import right_half, token_weights
 
 logger = logging.getLogger(__name__)
 Grid = tuple[int, int]
@@ -43,15 +43,32 @@ class Sample:
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch on the device: clean latents, clean references (None without any), embeddings, loss weights, ids."""
+    """One micro-batch on the device: clean latents, clean references (None without any), embeddings, loss weights, ids.
 
+    `scale_B` is what a sample's losses count, 1 for most.
+    """
+
+    sample_ids: tuple[str, ...]
     latents_BLC: torch.Tensor
     reference_BRC: torch.Tensor | None
     embeddings_BTD: torch.Tensor
     weights_BL: torch.Tensor
+    scale_B: torch.Tensor
     target_ids: torch.Tensor
     text_ids: torch.Tensor
     reference_ids: torch.Tensor | None
+
+    def subset(self, places: list[int]) -> Batch:
+        """Only the samples at these places."""
+        return replace(
+            self,
+            sample_ids=tuple(self.sample_ids[place] for place in places),
+            latents_BLC=self.latents_BLC[places],
+            reference_BRC=None if self.reference_BRC is None else self.reference_BRC[places],
+            embeddings_BTD=self.embeddings_BTD[places],
+            weights_BL=self.weights_BL[places],
+            scale_B=self.scale_B[places],
+        )
 
 
 @dataclass
@@ -78,10 +95,12 @@ class TrainingData:
         of_target, of_text, of_references = self._ids_of(group)
         has_references = bool(group[1])
         return Batch(
+            tuple(sample_ids),
             torch.stack([one.latents_LC for one in members]).to(self.device),
             torch.stack([one.references_RC for one in members]).to(self.device) if has_references else None,
             torch.stack(texts).to(self.device),
             torch.stack([one.weights_L for one in members]).to(self.device),
+            torch.ones(len(members), device=self.device),
             of_target,
             of_text,
             of_references if has_references else None,
@@ -95,10 +114,10 @@ class TrainingData:
 
 
 def load_samples(
-    rows: Sequence[Mapping[str, Any]], masked_loss: MaskedLossSettings, store: Store, device: torch.device
+    rows: Sequence[Mapping[str, Any]], settings: TrainingSettings, store: Store, device: torch.device
 ) -> TrainingData:
-    """Read the tensors of ENCODED rows of one resolution; with `masked_loss` on, samples without a mask are warned of."""
-    masked = masked_loss.kind is not None
+    """Read the tensors of ENCODED rows of one resolution; with a masked loss, samples without a mask are warned of."""
+    masked = settings.masked_loss.kind is not None
     hashes = [row[name] for row in rows for name in ("latents_sha256", "embedding_sha256", "empty_embedding_sha256")]
     hashes += [sha256 for row in rows for sha256 in row["reference_latents_sha256s"] or []]
     hashes += [row["weight_sha256"] for row in rows if masked and row["weight_sha256"]]
@@ -106,25 +125,16 @@ def load_samples(
     unmasked = [row["sample_id"] for row in rows if masked and not row["weight_sha256"]]
     if unmasked:
         logger.warning("%d of %d samples have no mask; their whole picture is learned", len(unmasked), len(rows))
-    samples = {row["sample_id"]: make_sample(row, tensors, masked_loss) for row in rows}
+    samples = {row["sample_id"]: make_sample(row, tensors, settings) for row in rows}
     return TrainingData(samples, tensors[rows[0]["empty_embedding_sha256"]], device)
 
 
-def make_sample(row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], masked_loss: MaskedLossSettings) -> Sample:
+def make_sample(row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], settings: TrainingSettings) -> Sample:
     """Bring one row's tensors into the form that batches are stacked from."""
     latents_CHW = tensors[row["latents_sha256"]].float()
     references = [tensors[sha256].float() for sha256 in row["reference_latents_sha256s"] or []]
     packed = [pack(reference_CHW[None])[0] for reference_CHW in references]
     latents_LC = pack(latents_CHW[None])[0].contiguous()
-    weights_L = torch.ones(latents_LC.shape[0])
-    if masked_loss.kind is not None and row["weight_sha256"]:
-        weights_L = token_weights(tensors[row["weight_sha256"]].flatten(), masked_loss.unmasked_weight)
-    if not weights_L.sum() > 0:
-        raise UserError(
-            f"sample {row['sample_id'][:12]}…: nothing of its mask lies inside the training crop, and "
-            "training.masked_loss.unmasked_weight is 0. Raise unmasked_weight, or drop the photo with that sample id "
-            "(decisions.parquet names it)."
-        )
     return Sample(
         row["sample_id"],
         row["repeats"],
@@ -132,8 +142,31 @@ def make_sample(row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], mas
         latents_LC,
         torch.cat(packed) if packed else torch.zeros(0, latents_LC.shape[1]),
         tensors[row["embedding_sha256"]],
-        weights_L,
+        sample_weights(row, tensors, settings, grid_of(latents_CHW)),
     )
+
+
+def sample_weights(
+    row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], settings: TrainingSettings, grid: Grid
+) -> torch.Tensor:
+    """The loss weights_L of one sample's tokens; UserError where nothing would be learned from it."""
+    weights_HW = torch.ones(grid)
+    if settings.masked_loss.kind is not None and row["weight_sha256"]:
+        weights_HW = token_weights(tensors[row["weight_sha256"]], settings.masked_loss.unmasked_weight)
+    if settings.losses.velocity.region == "right_half":
+        try:
+            weights_HW = right_half(weights_HW)
+        except ValueError as error:
+            raise UserError(
+                f"sample {row['sample_id'][:12]}…: {error}. Set buckets.bucket_step_px to a multiple of two tokens."
+            ) from error
+    if not weights_HW.sum() > 0:
+        raise UserError(
+            f"sample {row['sample_id'][:12]}…: nothing of its mask lies inside the training crop, and "
+            "training.masked_loss.unmasked_weight is 0. Raise unmasked_weight, or drop the photo with that sample id "
+            "(decisions.parquet names it)."
+        )
+    return weights_HW.flatten()
 
 
 def grid_of(latents_CHW: torch.Tensor) -> Grid:

@@ -20,9 +20,9 @@ import torch
 
 from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
-from likeness.klein.velocity import predict_velocity
-from likeness.training.data import Batch, TrainingData
-from likeness.training.losses import velocity_loss
+from likeness.training.data import TrainingData
+from likeness.training.losses.make import make_objective
+from likeness.training.losses.objective import Report, Seen, predict
 from likeness.training.noise import generator_for
 from likeness.training.plan import Plan
 from likeness.training.records import LogRow
@@ -45,6 +45,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self.plan = Plan(self.data.planned(), self.settings.batch_size, self.settings.seed)
+        self.objective = make_objective(self.settings.losses)
         self.places = {sample_id: place for place, sample_id in enumerate(sorted(self.data.samples))}
 
 
@@ -62,41 +63,58 @@ def train_step(training: Training) -> LogRow:
     batches = training.plan.step_batches(step, settings.gradient_accumulation)
     drawn = draw_samples(training, batches)
     count = sum(len(ids) for ids in batches)
-    loss_sum = torch.zeros((), device=training.data.device)
+    report = Report()
     for ids, draws in zip(batches, drawn, strict=True):
-        batch = training.data.batch(ids, [draw.without_caption for draw in draws])
-        noise_BLC = torch.stack([draw.noise_LC for draw in draws]).to(training.data.device)
-        sigma_B = torch.tensor([draw.sigma for draw in draws], device=training.data.device)
-        predicted_BLC = predict(training.transformer, batch, noise_BLC, sigma_B)
-        terms, _ = velocity_loss(predicted_BLC, noise_BLC - batch.latents_BLC, batch.weights_BL, count)
-        loss = torch.stack(list(terms.values())).sum()
-        loss.backward()
-        loss_sum += loss.detach()
+        terms, values = training.objective(look(training, ids, draws), count)
+        training.objective.backward(terms)
+        report.extend(values)
     grad_norm = torch.nn.utils.clip_grad_norm_(training.weights.values(), settings.max_grad_norm)
-    loss_value, norm_value = torch.stack([loss_sum, grad_norm]).tolist()
-    ids_of_step = [sample_id for ids in batches for sample_id in ids]
-    check_finite(loss_value, norm_value, step + 1, ids_of_step)
     learning_rate = lr_at(step, settings.schedule, settings.learning_rate, settings.steps)
+    row = log_row(training, batches, drawn, report, learning_rate, grad_norm)
+    check_finite(row.loss, row.grad_norm, step + 1, [sample_id for ids in batches for sample_id in ids])
     for group in training.optimizer.param_groups:
         group["lr"] = learning_rate
     training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
-    sigma_mean = math.fsum(draw.sigma for draws in drawn for draw in draws) / count
-    return LogRow(loss_value, learning_rate, norm_value, sigma_mean, [training.places[one] for one in ids_of_step])
+    return row
 
 
-def predict(transformer: Any, batch: Batch, noise_BLC: torch.Tensor, sigma_B: torch.Tensor) -> torch.Tensor:
-    """The velocity that the model sees in a noised micro-batch."""
+def look(training: Training, sample_ids: Sequence[str], draws: Sequence[Draw]) -> Seen:
+    """Show one micro-batch to the model."""
+    batch = training.data.batch(sample_ids, [draw.without_caption for draw in draws])
+    noise_BLC = torch.stack([draw.noise_LC for draw in draws]).to(training.data.device)
+    sigmas = tuple(draw.sigma for draw in draws)
+    sigma_B = torch.tensor(sigmas, device=noise_BLC.device)
     noisy_BLC = torch.lerp(batch.latents_BLC, noise_BLC, sigma_B[:, None, None])
-    return predict_velocity(
-        transformer,
-        noisy_BLC,
-        sigma_B,
-        batch.embeddings_BTD,
-        batch.target_ids,
-        batch.text_ids,
-        batch.reference_BRC,
-        batch.reference_ids,
+    return Seen(
+        training.transformer, batch, noise_BLC, sigmas, predict(training.transformer, batch, noisy_BLC, sigma_B)
+    )
+
+
+def log_row(
+    training: Training,
+    batches: Sequence[Sequence[str]],
+    drawn: Sequence[Sequence[Draw]],
+    report: Report,
+    learning_rate: float,
+    grad_norm: torch.Tensor,
+) -> LogRow:
+    """What the log keeps of a step; the only moment at which the device is waited for."""
+    table = report.table()
+    *rows, norm = [*table.double().flatten().tolist(), float(grad_norm)]
+    count = table.shape[1]
+    by_loss = {name: rows[place * count : (place + 1) * count] for place, name in enumerate(report.values)}
+    means = {name: math.fsum(values) / count for name, values in by_loss.items()}
+    sigmas = [draw.sigma for draws in drawn for draw in draws]
+    return LogRow(
+        training.objective.weigh(means),
+        learning_rate,
+        norm,
+        math.fsum(sigmas) / count,
+        [training.places[one] for ids in batches for one in ids],
+        means,
+        [training.objective.weigh({name: by_loss[name][place] for name in by_loss}) for place in range(count)],
+        sigmas,
     )
 
 

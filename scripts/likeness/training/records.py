@@ -28,13 +28,19 @@ KEPT_STATES = 2
 
 
 class LogRow(NamedTuple):
-    """One optimizer step; `samples` are places in the sorted list of sample ids."""
+    """One optimizer step; `samples` are places in the sorted list of sample ids, in the order of the next lists.
+
+    `losses` holds the mean of every loss over the step's samples, before its weight.
+    """
 
     loss: float
     learning_rate: float
     grad_norm: float
     sigma_mean: float
     samples: list[int]
+    losses: dict[str, float]
+    sample_losses: list[float]
+    sample_sigmas: list[float]
 
 
 @dataclass(frozen=True)

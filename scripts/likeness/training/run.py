@@ -41,7 +41,7 @@ def run_training(
     """Train until the last missing checkpoint is saved; returns the number of optimizer steps computed."""
     make_deterministic()
     torch.set_num_threads(settings.cpu_threads)
-    data = load_samples(rows, settings.masked_loss, folder.store, base.device)
+    data = load_samples(rows, settings, folder.store, base.device)
     training = prepare(base, settings, data, start)
     warn_of_short_batches(training)
     save = saver(folder, base, training, key)

@@ -23,11 +23,13 @@ from likeness.tables import ENCODED, LOG, MANIFEST, read_rows, write_table
 from likeness.training.base import open_base
 from likeness.training.records import LogRow, TrainingFolder, held, open_folder
 
-VERSION = 1
+VERSION = 2
 STEPS = "training-steps"
 """What a training counts as its items: optimizer steps."""
 
 logger = logging.getLogger(__name__)
+WITHOUT_EFFECT = ("save_every", "buckets", "allow_distilled", "alpha")
+"""Settings that change no bytes of a checkpoint, or count in another form."""
 CONTENT = (
     "sample_id",
     "latents_sha256",
@@ -121,11 +123,17 @@ def find_start(init: str, previous: Path | None, store: Store) -> Start | None:
 def training_key(
     rows: Sequence[Mapping[str, Any]], settings: TrainingSettings, fingerprint: str, start: Start | None
 ) -> str:
-    """Name a training by all that decides its bytes; `rows` sorted by sample id."""
-    values = settings.model_dump(mode="json", exclude={"save_every", "buckets", "allow_distilled", "alpha"})
+    """Name a training by all that decides its bytes; `rows` sorted by sample id.
+
+    Only settings that differ from their defaults are part of the name, so a new setting whose default changes nothing
+    leaves the names of finished trainings alone. A default that changes results needs a new VERSION.
+    """
+    values = settings.model_dump(mode="json", exclude_defaults=True)
+    for name in WITHOUT_EFFECT:
+        values.pop(name, None)
     values["alpha"] = settings.resolved_alpha
     if settings.schedule.name == "constant":
-        del values["steps"]
+        values.pop("steps", None)
     masked, dropout = settings.masked_loss.kind is not None, settings.caption_dropout > 0
     left_out = set() if masked else {"weight_sha256"}
     left_out |= set() if dropout else {"empty_embedding_sha256"}
@@ -191,8 +199,11 @@ def place_files(
 
 
 def log_rows(log: Sequence[LogRow], sample_ids: Sequence[str]) -> list[dict[str, Any]]:
-    """Log rows as the LOG table has them, sample places replaced by ids."""
-    return [
-        {"step": index + 1, **row._asdict(), "samples": [sample_ids[place] for place in row.samples]}
-        for index, row in enumerate(log)
-    ]
+    """Log rows as the LOG table has them: sample places replaced by ids, one column a loss."""
+    rows = []
+    for index, one in enumerate(log):
+        values = one._asdict()
+        losses = {f"loss_{name}": value for name, value in values.pop("losses").items()}
+        samples = [sample_ids[place] for place in one.samples]
+        rows.append({"step": index + 1, **values, **losses, "samples": samples})
+    return rows

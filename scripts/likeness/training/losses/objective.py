@@ -1,0 +1,160 @@
+"""What is optimised: a sum of losses, each with its weight and its window of noise levels.
+
+A loss gives one value a sample, in float32. The sum over a step's samples is divided once by their number, so a step's
+loss is the mean over its samples however it is split into micro-batches, and the logged loss is the optimised one.
+Samples outside of a loss's window count as 0 and are not shown to it, so it costs nothing for them.
+
+Axes: B samples, L target tokens, C latent channels, T text tokens, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+
+from likeness.config.losses import LossSettings
+from likeness.klein.velocity import predict_velocity
+from likeness.training.adapter import without_adapter
+from likeness.training.data import Batch
+
+Terms = dict[str, torch.Tensor]
+"""Weighted losses of a micro-batch by name; their sum is optimised."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One micro-batch as the model saw it: what every loss looks at.
+
+    `sigmas` are the noise levels as plain numbers, so that a window is decided without waiting for the device.
+    """
+
+    transformer: Any
+    batch: Batch
+    noise_BLC: torch.Tensor
+    sigmas: tuple[float, ...]
+    predicted_BLC: torch.Tensor
+
+    @cached_property
+    def sigma_B(self) -> torch.Tensor:
+        return torch.tensor(self.sigmas, device=self.noise_BLC.device)
+
+    @cached_property
+    def noisy_BLC(self) -> torch.Tensor:
+        return torch.lerp(self.batch.latents_BLC, self.noise_BLC, self.sigma_B[:, None, None])
+
+    @cached_property
+    def target_BLC(self) -> torch.Tensor:
+        """The true velocity, noise minus image."""
+        return self.noise_BLC - self.batch.latents_BLC
+
+    @cached_property
+    def clean_BLC(self) -> torch.Tensor:
+        """The image that the prediction implies, x̂0 = x − σ·v̂, in float32."""
+        return self.noisy_BLC.float() - self.sigma_B[:, None, None] * self.predicted_BLC.float()
+
+    def predict(self, **changes: Any) -> torch.Tensor:
+        """The adapted model's velocity for the same noisy latents, with fields of the batch replaced."""
+        return predict(self.transformer, replace(self.batch, **changes), self.noisy_BLC, self.sigma_B)
+
+    def predict_without_adapter(self, **changes: Any) -> torch.Tensor:
+        """The bare model's velocity, without gradient."""
+        with torch.no_grad(), without_adapter(self.transformer):
+            return self.predict(**changes)
+
+    def subset(self, places: Sequence[int]) -> Seen:
+        """Only the samples at these places of the micro-batch."""
+        if len(places) == len(self.sigmas):
+            return self
+        index = list(places)
+        sigmas = tuple(self.sigmas[place] for place in index)
+        return Seen(
+            self.transformer, self.batch.subset(index), self.noise_BLC[index], sigmas, self.predicted_BLC[index]
+        )
+
+
+def predict(transformer: Any, batch: Batch, noisy_BLC: torch.Tensor, sigma_B: torch.Tensor) -> torch.Tensor:
+    """The velocity that the model sees in a noised micro-batch."""
+    return predict_velocity(
+        transformer,
+        noisy_BLC,
+        sigma_B,
+        batch.embeddings_BTD,
+        batch.target_ids,
+        batch.text_ids,
+        batch.reference_BRC,
+        batch.reference_ids,
+    )
+
+
+class Loss(Protocol):
+    """One loss: a value for each sample of the micro-batch, (B,), in float32, with gradient."""
+
+    def __call__(self, seen: Seen) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Term:
+    """A loss with its name, weight and window."""
+
+    name: str
+    settings: LossSettings
+    loss: Loss
+
+    def values(self, seen: Seen) -> torch.Tensor:
+        """The loss of each sample; 0 for those outside of the window."""
+        low, high = self.settings.sigma_min, self.settings.sigma_max
+        inside = [place for place, sigma in enumerate(seen.sigmas) if low <= sigma <= high]
+        if not inside:
+            return torch.zeros(len(seen.sigmas), device=seen.noise_BLC.device)
+        values_B = self.loss(seen.subset(inside))
+        if len(inside) == len(seen.sigmas):
+            return values_B
+        return torch.zeros(len(seen.sigmas), device=values_B.device, dtype=values_B.dtype).index_put(
+            (torch.tensor(inside, device=values_B.device),), values_B
+        )
+
+
+@dataclass
+class Report:
+    """What is watched: per loss and sample the unweighted value, as tensors that still lie on the device."""
+
+    values: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+
+    def extend(self, other: Report) -> None:
+        for name, values in other.values.items():
+            self.values.setdefault(name, []).extend(values)
+
+    def table(self) -> torch.Tensor:
+        """All values as one tensor (losses, samples of the step)."""
+        return torch.stack([torch.cat(values) for values in self.values.values()])
+
+
+@dataclass(frozen=True)
+class Objective:
+    """The losses of a training in the order of the log."""
+
+    terms: tuple[Term, ...]
+
+    def __call__(self, seen: Seen, samples_of_step: int) -> tuple[Terms, Report]:
+        """Weighted terms whose sum is this micro-batch's part of the step's loss, and the values behind them."""
+        weighted: Terms = {}
+        report = Report()
+        for term in self.terms:
+            values_B = term.values(seen) * seen.batch.scale_B
+            weighted[term.name] = term.settings.weight * values_B.sum() / samples_of_step
+            report.values[term.name] = [values_B.detach()]
+        return weighted, report
+
+    def weigh(self, values: dict[str, float]) -> float:
+        """The optimised loss from the unweighted ones."""
+        return sum(term.settings.weight * values[term.name] for term in self.terms)
+
+    def backward(self, terms: Terms) -> None:
+        """Add the gradient of the terms' sum to the adapter; none where no sample lies in any window."""
+        total = torch.stack(list(terms.values())).sum()
+        if total.requires_grad:
+            total.backward()
