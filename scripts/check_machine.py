@@ -21,6 +21,8 @@ from likeness.program import run
 
 Check = tuple[str, str, str]
 GIB = 1024**3
+TYPICAL_SAMPLES = 25
+"""Of a phase, for the estimate of `steps: auto`."""
 NEEDED_GIB = {"4b": 12, "9b": 22}
 STEP_SECONDS = {"4b": 0.26, "9b": 0.55}
 
@@ -76,7 +78,7 @@ def check_subject(name: str, subject: Subject, memory_gib: float) -> Iterator[Ch
         )
     if size:
         steps = sum(
-            subject.training_of(variant, phase).steps
+            subject.training_of(variant, phase).resolve_steps(TYPICAL_SAMPLES).fixed_steps
             for variant in subject.trained_variants
             for phase in subject.phases_of(variant)
         )

@@ -165,6 +165,19 @@ def test_what_chance_decides_hangs_on_sample_step_and_occurrence():
     assert draw_samples(training, [[first]])[0][0].sigma != one.sigma
 
 
+def test_the_noise_offset_shifts_whole_channels():
+    plain = made_training(made_data([made_sample(0)]))
+    offset = made_training(made_data([made_sample(0)]), noise_offset=0.1)
+    ids = [list(plain.data.samples)]
+    shifts = []
+    for step in range(200):
+        plain.step = offset.step = step
+        shift_LC = draw_samples(offset, ids)[0][0].noise_LC - draw_samples(plain, ids)[0][0].noise_LC
+        assert (shift_LC - shift_LC[0]).abs().max() < 1e-6, "one draw a channel, the same for every token"
+        shifts.append(shift_LC[0])
+    assert torch.stack(shifts).std().item() == pytest.approx(0.1, rel=0.05)
+
+
 def test_captions_are_dropped_at_the_configured_rate():
     training = made_training(made_data([made_sample(0)]), caption_dropout=0.3)
     dropped = 0

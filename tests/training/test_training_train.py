@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
 from likeness.lora.files import Verified, read_lora
 from likeness.store import sha256_of_file
 from likeness.tables import LOG, read_rows
 from likeness.training import run as run_module
-from likeness.training.train import train_lora
+from likeness.training.train import VERSION, steps_sum, train_lora, training_key
+
+DEFAULTS = Path(__file__).with_name("golden_defaults.json")
 
 
 @pytest.fixture(autouse=True)
@@ -90,17 +95,31 @@ FULL = {"batch_size": 2, "gradient_accumulation": 2}
 CHOSEN = [PLACES[1], PLACES[4], PLACES[7], PLACES[8], PLACES[12]]
 
 
+EMA = {"ema": {"decay": 0.9}}
+PRODIGY = {**EMA, "optimizer": {"name": "prodigy"}, "learning_rate": 1.0}
+FREE = {"optimizer": {"name": "schedulefree"}}
+KAHAN = {**EMA, "optimizer": {"name": "adamw_kahan"}, "adapter_precision": "bfloat16", "precision": "bfloat16"}
+
+
 @pytest.mark.parametrize(
-    ("optimizer", "places"),
-    [("adamw", CHOSEN), ("adamw8bit", CHOSEN[1:2]), pytest.param("adamw", PLACES, marks=pytest.mark.slow)],
+    ("changes", "places"),
+    [
+        (EMA, CHOSEN),
+        ({"optimizer": {"name": "adamw8bit"}}, CHOSEN[1:2]),
+        (PRODIGY, CHOSEN[1:3]),
+        (FREE, CHOSEN[1:2]),
+        (KAHAN, CHOSEN[1:2]),
+        pytest.param(PRODIGY, PLACES, marks=pytest.mark.slow),
+    ],
 )
-def test_a_killed_training_ends_with_the_same_bytes(pair_world, monkeypatch, optimizer, places):
+def test_a_killed_training_ends_with_the_same_bytes(pair_world, monkeypatch, changes, places):
+    """With accumulation and references always, and with the average and optimizers that keep numbers of their own."""
     world = pair_world
     world.encode()
-    settings = {**FULL, "optimizer": {"name": optimizer}}
+    settings = {**FULL, **changes}
     train(world, "straight", **settings)
     expected = bytes_of(world.root / "straight")
-    assert len(expected) == 5
+    assert len(expected) == 2 + 3 * (2 if "ema" in changes else 1)
     trainings = world.store.root / "trainings"
     for number, (place, at) in enumerate(places):
         trainings.rename(world.root / f"trainings-{number}")
@@ -235,6 +254,63 @@ def test_settings_that_matter_train_anew_and_others_do_not(photo_world):
     assert train(world, steps=2, learning_rate=2e-2).computed == 2
 
 
+def test_the_average_is_saved_beside_the_raw_weights(photo_world):
+    world = photo_world
+    world.encode()
+    train(world, "plain", steps=4)
+    train(world, "both", steps=4, ema={"decay": 0.9})
+    steps = json.loads((world.root / "both/steps.json").read_text())
+    assert [(entry["weights"], entry["others"][0]["weights"]) for entry in steps] == [("ema", "raw")] * 2
+    raw = read_lora(world.root / "both" / steps[-1]["others"][0]["file"]).modules
+    plain = read_lora(world.root / "plain/step-000004.safetensors").modules
+    average = read_lora(world.root / "both/step-000004.safetensors").modules
+    assert all(torch.equal(raw[name].B_OR, plain[name].B_OR) for name in plain), "averaging trains as without"
+    assert any(not torch.equal(average[name].B_OR, plain[name].B_OR) for name in plain)
+    swapped = train(world, "both", steps=4, ema={"decay": 0.9, "evaluate": "raw"})
+    assert swapped.computed == 0
+    again = json.loads((world.root / "both/steps.json").read_text())
+    assert [entry["sha256"] for entry in again] == [entry["others"][0]["sha256"] for entry in steps]
+    train(world, "both", steps=4)
+    assert len(list((world.root / "both").glob("step-*"))) == 2
+
+
+def test_automatic_steps_are_shown_with_their_arithmetic(photo_world, capsys):
+    photo_world.encode()
+    rows = read_rows(photo_world.encoded)
+    settings = photo_world.train_stage(steps="auto", rank=128, batch_size=2).training
+    text = steps_sum(settings, rows)
+    assert text.startswith(
+        "steps: auto = max(500, 20 × 5 samples) = 500 at rank 128; × batch 2 × accumulation 1 = 1000"
+    )
+    assert text.endswith("= 142.9 epochs of 7")
+    train(photo_world, steps=2)
+    assert "steps: 2; × batch 1 × accumulation 1 = 2 samples = 0.3 epochs of 7" in capsys.readouterr().out
+
+
+def test_new_settings_leave_the_names_of_trainings_alone():
+    """Only what differs from a default counts, so a changed default needs a new VERSION; new keys are only written down.
+
+    `GOLDEN=write pytest tests/training -k names` writes the file.
+    """
+    settings = TrainingSettings()
+    key = training_key([], settings, "base", None)
+    assert key == training_key([], TrainingSettings.model_validate(settings.model_dump()), "base", None)
+    assert (VERSION, key[:16]) == (2, "d3748255c0aac972"), "trainings of the defaults have another name"
+    found = {"version": VERSION, "defaults": settings.model_dump(mode="json")}
+    if os.environ.get("GOLDEN") == "write":
+        DEFAULTS.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
+    frozen = json.loads(DEFAULTS.read_text())
+    changed = {
+        name
+        for name, value in frozen["defaults"].items()
+        if name in found["defaults"] and value != found["defaults"][name]
+    }
+    assert not changed or frozen["version"] != VERSION, (
+        f"defaults of {changed} changed: raise VERSION, or write new keys down"
+    )
+    assert frozen == found, "write the new keys down with GOLDEN=write"
+
+
 def test_a_distilled_base_is_refused(photo_world, tmp_path_factory):
     from tests.tiny import save_tiny
 
@@ -312,5 +388,5 @@ def test_a_finished_training_is_recognised_without_loading_torch(photo_world):
         [sys.executable, "-c", code, *map(str, flags)], cwd="scripts/..", capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout == "work: training-steps 0 computed, 2 reused; models loaded 0\n"
+    assert done.stdout.splitlines()[-1] == "work: training-steps 0 computed, 2 reused; models loaded 0"
     assert bytes_of(world.root / "again") == bytes_of(world.root / "out")

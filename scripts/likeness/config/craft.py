@@ -99,8 +99,11 @@ def _double_only(subject: Subject) -> Iterator[tuple[str, str, str]]:
 
 
 def _few_repeats(subject: Subject) -> Iterator[tuple[str, str, str]]:
-    training = subject.training
-    if subject.recipe == "character" and training.steps * training.batch_size * training.gradient_accumulation < 50 * 8:
+    training = subject.training.resolve_steps(8)
+    if (
+        subject.recipe == "character"
+        and training.fixed_steps * training.batch_size * training.gradient_accumulation < 50 * 8
+    ):
         yield (
             "training.steps",
             "fewer than 50 repeats of even 8 photos; the identity will hardly be learned",

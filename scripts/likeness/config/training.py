@@ -2,35 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from likeness.config.adapter import AdapterSettings
 from likeness.config.base import ModelSource, Settings
 from likeness.config.losses import LossesSettings
 from likeness.config.masks import MaskKind
+
+OptimizerName = Literal["adamw", "adamw8bit", "adamw_kahan", "adafactor", "prodigy", "schedulefree"]
+
+
+AUTO_FLOOR = 500
+"""Fewest steps of `steps: auto`."""
 
 
 class OptimizerSettings(Settings):
     """The optimizer; all come from maintained packages."""
 
-    name: Literal["adamw", "adamw8bit", "prodigy"] = Field(
-        default="adamw", description="adamw (torch), adamw8bit (bitsandbytes) or prodigy (prodigyopt; learning rate 1)."
+    name: OptimizerName = Field(
+        default="adamw",
+        description="adamw (torch); adamw8bit (bitsandbytes); adamw_kahan (torch-optimi: Kahan summation, for an adapter in "
+        "bfloat16); adafactor (transformers, with a given rate and none of its own scaling); prodigy (prodigyopt; learning "
+        "rate 1); schedulefree (AdamW that averages instead of decaying; constant schedule).",
     )
     weight_decay: float = Field(default=1e-4, ge=0, le=1, description="Decoupled weight decay.")
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of the gradient's mean.")
-    beta2: float = Field(default=0.999, ge=0, lt=1, description="Decay of the gradient's square.")
-    eps: float = Field(default=1e-8, gt=0, description="Added to the denominator.")
+    beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of the gradient's mean; adafactor keeps none.")
+    beta2: float = Field(
+        default=0.999, ge=0, lt=1, description="Decay of the gradient's square; adafactor has its own."
+    )
+    eps: float = Field(default=1e-8, gt=0, description="Added to the denominator; adafactor has its own.")
 
 
 class ScheduleSettings(Settings):
     """How the learning rate moves."""
 
-    name: Literal["constant", "cosine"] = Field(
+    name: Literal["constant", "cosine", "polynomial", "two_stage"] = Field(
         default="constant",
-        description="constant, or cosine to zero; both after the warm-up. More `steps` continue a constant one, and train a cosine anew.",
+        description="constant; cosine to zero; polynomial to `end`; two_stage: `end` from the share `stage_at` on; all after "
+        "the warm-up. A second stage with a fresh optimizer is a phase of its own. More `steps` continue a constant one, and train the others anew.",
     )
     warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up.")
+    power: float = Field(default=1.0, gt=0, le=10, description="polynomial: exponent; 1 falls in a straight line.")
+    end: float = Field(
+        default=0.0, ge=0, le=1, description="polynomial and two_stage: the last learning rate, as a share of the peak."
+    )
+    stage_at: float = Field(
+        default=0.5, gt=0, lt=1, description="two_stage: share of the steps before the second stage."
+    )
+
+
+class EmaSettings(Settings):
+    """A running average of the adapter, saved beside the raw weights at every checkpoint."""
+
+    decay: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Largest decay of the average, reached by the ramp (1 + n) / (10 + n) after n steps; 0: no average. "
+        "0.99 averages about a hundred steps.",
+    )
+    evaluate: Literal["ema", "raw"] = Field(
+        default="ema", description="Which weights are evaluated and published; the others lie beside them."
+    )
 
 
 class SigmaSettings(Settings):
@@ -75,6 +110,9 @@ class BucketSettings(Settings):
     )
 
 
+Steps = Annotated[int, Field(ge=1)] | Literal["auto"]
+
+
 class TrainingSettings(Settings):
     """How one variant is trained."""
 
@@ -85,20 +123,34 @@ class TrainingSettings(Settings):
     targets: str = Field(
         default="all_blocks", description="A preset of target modules, or a regular expression over module names."
     )
+    adapter: AdapterSettings = AdapterSettings()
     init: Literal["gaussian", "kaiming"] = Field(
         default="kaiming", description="How the adapter's down matrices start; up matrices start at zero."
     )
-    steps: int = Field(default=1000, ge=1, description="Optimizer steps a phase.")
+    steps: Steps = Field(
+        default=1000,
+        description="Optimizer steps a phase, or auto: max(500, 30 × samples), from rank 64 on max(500, 20 × samples).",
+    )
     batch_size: int = Field(default=1, ge=1, le=256, description="Samples of one micro-batch; all of one bucket.")
     gradient_accumulation: int = Field(default=1, ge=1, le=256, description="Micro-batches of one optimizer step.")
     learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Peak learning rate.")
     optimizer: OptimizerSettings = OptimizerSettings()
+    adapter_precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="Type of the adapter while it is trained; bfloat16 is for adamw_kahan."
+    )
     schedule: ScheduleSettings = ScheduleSettings()
+    ema: EmaSettings = EmaSettings()
     sigma: SigmaSettings = SigmaSettings()
     masked_loss: MaskedLossSettings = MaskedLossSettings()
     losses: LossesSettings = LossesSettings()
     caption_dropout: float = Field(
         default=0.05, ge=0, lt=1, description="Share of samples trained with the empty caption."
+    )
+    noise_offset: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Adds so many times one normal draw a channel to the noise, for dark and bright.",
     )
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are scaled down to this norm.")
     buckets: BucketSettings = BucketSettings()
@@ -125,13 +177,44 @@ class TrainingSettings(Settings):
 
     @property
     def saved_steps(self) -> list[int]:
-        """The steps of a phase that have a checkpoint: every `save_every`, and the last."""
-        return sorted({*range(self.save_every, self.steps + 1, self.save_every), self.steps})
+        """The steps of a phase that have a checkpoint: every `save_every`, and the last; `auto` resolved."""
+        last = self.fixed_steps
+        return sorted({*range(self.save_every, last + 1, self.save_every), last})
+
+    @property
+    def fixed_steps(self) -> int:
+        """The number of steps, once `auto` is resolved."""
+        assert self.steps != "auto", "steps: auto must be resolved with the number of samples first"
+        return self.steps
+
+    def resolve_steps(self, samples: int) -> TrainingSettings:
+        """The same settings with the number of steps that `auto` stands for with so many samples in the phase."""
+        if self.steps != "auto":
+            return self
+        return self.model_copy(update={"steps": max(AUTO_FLOOR, self.steps_a_sample * samples)})
+
+    @property
+    def steps_a_sample(self) -> int:
+        """Steps a sample of `steps: auto`: 30 at rank 32 and 20 at rank 128, as published; the nearer one between."""
+        return 30 if self.rank < 64 else 20
 
     @model_validator(mode="after")
-    def check_warmup(self) -> TrainingSettings:
-        if self.schedule.name == "cosine" and self.schedule.warmup_steps >= self.steps:
-            raise ValueError(f"schedule.warmup_steps ({self.schedule.warmup_steps}) must be below steps ({self.steps})")
+    def check_agreement(self) -> TrainingSettings:
+        """What two keys must agree on."""
+        name, schedule = self.optimizer.name, self.schedule
+        if self.steps != "auto" and schedule.name != "constant" and schedule.warmup_steps >= self.steps:
+            raise ValueError(f"schedule.warmup_steps ({schedule.warmup_steps}) must be below steps ({self.steps})")
+        if name == "schedulefree" and schedule.name != "constant":
+            raise ValueError(
+                f"schedule.name ({schedule.name}) must be constant with optimizer.name schedulefree, which averages instead"
+            )
+        if (name == "adamw_kahan") != (self.adapter_precision == "bfloat16"):
+            raise ValueError(
+                f"adapter_precision ({self.adapter_precision}) and optimizer.name ({name}) do not fit: Kahan summation "
+                "makes up for bfloat16 and has no effect in float32, and the other optimizers lose small steps in bfloat16"
+            )
+        if self.ema.decay and name == "schedulefree":
+            raise ValueError("ema.decay must be 0 with optimizer.name schedulefree, which is an average already")
         return self
 
 

@@ -56,6 +56,7 @@ def export_samples(
     exporter = exporter_of(stage.trainer)
     if not samples:
         raise UserError(f"{manifest}: the phase is empty, so there is nothing to export. Loosen its limits.")
+    stage = stage.model_copy(update={"training": stage.training.resolve_steps(len(samples))})
     target = ExportFolder(folder, store)
     num_references = max(sum(role not in (PHOTO, TARGET) for role in sample.images) for sample in samples)
     warnings = exporter.TRAINER.warnings(stage.training, num_references)

@@ -78,7 +78,7 @@ def request_of(stage: ExportStage, model: str | None) -> tuple[dict[str, Any], l
     edit = "/edit" if stage.kind == "pairs" else ""
     settings: dict[str, Any] = {
         "image_data_url": "",
-        "steps": stage.training.steps,
+        "steps": stage.training.fixed_steps,
         "learning_rate": stage.training.learning_rate,
         "default_caption": stage.trigger,
     }

@@ -1,4 +1,4 @@
-"""The LoRA on the transformer: float32 adapter weights over a frozen base, made by peft.
+"""The LoRA on the transformer: adapter weights, float32 unless asked otherwise, over a frozen base, made by peft.
 
 How the adapter starts is a function of the seed and the module's name, so that it depends neither on the order of
 modules nor on what was drawn before. Names below are the transformer's own: `<module>.lora_A.weight` (rank × inputs)
@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from peft import LoraConfig
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -22,9 +25,11 @@ from likeness.errors import UserError
 from likeness.klein.family import Layout
 from likeness.klein.targets import check_count, target_regex
 from likeness.training.noise import generator_for
+from likeness.training.shape import chosen, shape_adapter
 
 ADAPTER = "default"
 Weights = dict[str, nn.Parameter]
+FUSED = ".attn.to_qkv_mlp_proj"
 
 
 def add_adapter(transformer: Any, settings: TrainingSettings, layout: Layout) -> Weights:
@@ -34,16 +39,39 @@ def add_adapter(transformer: Any, settings: TrainingSettings, layout: Layout) ->
     """
     regex = target_regex(settings.targets, layout)
     count = check_count(transformer, regex, layout)
+    shapes = shape_adapter(settings, layout)
     transformer.requires_grad_(False)
     alpha: Any = settings.resolved_alpha  # peft says int, and divides it by the rank all the same
-    config = LoraConfig(r=settings.rank, lora_alpha=alpha, target_modules=regex, init_lora_weights=True)
+    config = LoraConfig(
+        r=settings.rank,
+        lora_alpha=alpha,
+        target_modules=regex,
+        init_lora_weights=True,
+        rank_pattern={re.escape(name): one.rank for name, one in shapes.items() if one.rank != settings.rank},
+        alpha_pattern={re.escape(name): one.alpha for name, one in shapes.items() if one.alpha != alpha},
+    )
     transformer.add_adapter(config, adapter_name=ADAPTER)
     weights = adapter_weights(transformer)
     assert len(weights) == 2 * count, (len(weights), count)
     for name, weight in weights.items():
-        weight.data = weight.data.float()
+        weight.data = weight.data.to(getattr(torch, settings.adapter_precision))
         initialise(name, weight, settings)
+    restrict(weights, settings, layout)
     return weights
+
+
+def restrict(weights: Weights, settings: TrainingSettings, layout: Layout) -> None:
+    """Freeze what the settings freeze, and keep the gradient of the fused projection's MLP rows at 0 where asked to."""
+    frozen = chosen(settings.adapter.freeze, settings, layout, "adapter.freeze") if settings.adapter.freeze else set()
+    for name, weight in weights.items():
+        module, _, side = name.partition(".lora_")
+        weight.requires_grad_(module not in frozen and not (settings.adapter.orthogonal and side.startswith("A")))
+        if settings.adapter.rows == "qkv" and side.startswith("B") and module.endswith(FUSED):
+            rows_O1 = (torch.arange(weight.shape[0]) < 3 * layout.width)[:, None].to(weight.dtype)
+            if weight.requires_grad:
+                weight.register_hook(lambda gradient, rows=rows_O1: gradient * rows.to(gradient.device))
+    if not any(weight.requires_grad for weight in weights.values()):
+        raise UserError("training.adapter.freeze: it covers all targets, so nothing would be trained.")
 
 
 def adapter_weights(transformer: nn.Module) -> Weights:
@@ -74,8 +102,11 @@ def initialise(name: str, weight: torch.Tensor, settings: TrainingSettings) -> N
     if ".lora_B." in name:
         weight.zero_()
         return
-    generator = generator_for(settings.seed, "adapter", name)
     rank, inputs = weight.shape
+    if settings.adapter.orthogonal is not None:
+        weight.copy_(orthogonal_rows(settings.adapter.orthogonal.concept, rank, inputs))
+        return
+    generator = generator_for(settings.seed, "adapter", name)
     if settings.init == "gaussian":
         values = generator.standard_normal((rank, inputs), dtype="float32") / rank
     else:
@@ -83,9 +114,34 @@ def initialise(name: str, weight: torch.Tensor, settings: TrainingSettings) -> N
     weight.copy_(torch.from_numpy(values))
 
 
+@lru_cache(maxsize=8)
+def orthogonal_rows(concept: int, rank: int, inputs: int) -> torch.Tensor:
+    """Rows `concept`·rank … of the orthonormal basis that all LoRAs share for this number of inputs (arXiv:2312.02432).
+
+    The basis is that of Gram and Schmidt from normal columns, so each concept's rows do not depend on how many follow.
+    """
+    last = (concept + 1) * rank
+    if last > inputs:
+        raise UserError(
+            f"training.adapter.orthogonal.concept: {inputs} inputs have directions for {inputs // rank} concepts of rank "
+            f"{rank}, numbered from 0; found {concept}. Lower the rank, or leave modules with few inputs out."
+        )
+    columns = [generator_for(0, "orthogonal basis", inputs, column).standard_normal(inputs) for column in range(last)]
+    basis_IR, signs_RR = torch.linalg.qr(torch.from_numpy(np.stack(columns, axis=1)))
+    basis_IR = basis_IR * signs_RR.diagonal().sign()
+    return basis_IR[:, concept * rank :].T.float()
+
+
 @torch.no_grad()
-def load_weights(weights: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], where: str) -> None:
-    """Copy `found` into the adapter; UserError where modules or shapes differ (another rank or other targets)."""
+def load_weights(
+    weights: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], where: str, partial: bool = False
+) -> None:
+    """Copy `found` into the adapter; UserError where modules or shapes differ (another rank or other targets).
+
+    With `partial`, trained modules that the file lacks start fresh; frozen ones must be there.
+    """
+    fresh = {name for name in weights if weights[name].requires_grad} - set(found) if partial else set()
+    weights = {name: weight for name, weight in weights.items() if name not in fresh}
     if set(weights) != set(found):
         absent, surplus = sorted(set(weights) - set(found)), sorted(set(found) - set(weights))
         raise UserError(

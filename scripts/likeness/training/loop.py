@@ -13,7 +13,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -30,6 +30,12 @@ from likeness.training.schedule import lr_at
 from likeness.training.sigmas import draw_sigma, shift_for
 
 
+class Follower(Protocol):
+    """What moves along with the weights after every optimizer step, such as their average."""
+
+    def update(self, weights: Mapping[str, torch.Tensor], step: int) -> None: ...
+
+
 @dataclass
 class Training:
     """A training in memory; `step` is the number of completed optimizer steps, everywhere."""
@@ -40,6 +46,7 @@ class Training:
     data: TrainingData
     settings: TrainingSettings
     scheduler_config: Mapping[str, Any]
+    followers: Sequence[Follower] = ()
     step: int = 0
     log: list[LogRow] = field(default_factory=list)
 
@@ -54,6 +61,8 @@ def train(training: Training, last_step: int, on_step: Callable[[Training], None
     while training.step < last_step:
         training.log.append(train_step(training))
         training.step += 1
+        for follower in training.followers:
+            follower.update(training.weights, training.step)
         on_step(training)
 
 
@@ -69,7 +78,7 @@ def train_step(training: Training) -> LogRow:
         training.objective.backward(terms)
         report.extend(values)
     grad_norm = torch.nn.utils.clip_grad_norm_(training.weights.values(), settings.max_grad_norm)
-    learning_rate = lr_at(step, settings.schedule, settings.learning_rate, settings.steps)
+    learning_rate = lr_at(step, settings.schedule, settings.learning_rate, settings.fixed_steps)
     row = log_row(training, batches, drawn, report, learning_rate, grad_norm)
     check_finite(row.loss, row.grad_norm, step + 1, [sample_id for ids in batches for sample_id in ids])
     for group in training.optimizer.param_groups:
@@ -148,6 +157,8 @@ def draw_sample(training: Training, sample_id: str, occurrence: int) -> Draw:
     without_caption = bool(generator.random() < settings.caption_dropout)
     sigma = draw_sigma(settings.sigma, generator, shift_for(settings.sigma, shape[0], training.scheduler_config))
     noise_LC = torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
+    if settings.noise_offset:
+        noise_LC += settings.noise_offset * torch.from_numpy(generator.standard_normal(shape[1], dtype=np.float32))
     return Draw(noise_LC, sigma, without_caption)
 
 

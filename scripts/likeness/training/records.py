@@ -45,11 +45,14 @@ class LogRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Record:
-    """A training after `step` completed optimizer steps; hashes are None where nothing was saved at that step."""
+    """A training after `step` completed optimizer steps.
+
+    `checkpoints` are the files saved at that step by the weights they hold: raw, and ema where there is an average.
+    """
 
     step: int
     log: list[LogRow]
-    checkpoint_sha256: str | None
+    checkpoints: Mapping[str, str]
     state_sha256: str | None
     scalars: Mapping[str, Any] = field(default_factory=dict)
 
@@ -66,14 +69,14 @@ class TrainingFolder:
         found = (self._read(path) for path in sorted(self.folder.glob("record-*.json")))
         return {record.step: record for record in found if record is not None}
 
-    def checkpoints(self) -> dict[int, str]:
-        """The sha256 of every checkpoint whose file is in the store and undamaged, by step."""
-        found: dict[int, str] = {}
-        for step, record in self.records().items():
-            sha256 = record.checkpoint_sha256
-            if sha256 is not None and self._is_good(self.store.blob_path(sha256), sha256):
-                found[step] = sha256
-        return found
+    def checkpoints(self) -> dict[int, Mapping[str, str]]:
+        """The sha256 of every checkpoint's files by step, where all of them are in the store and undamaged."""
+        return {
+            step: record.checkpoints
+            for step, record in self.records().items()
+            if record.checkpoints
+            and all(self._is_good(self.store.blob_path(one), one) for one in record.checkpoints.values())
+        }
 
     def last_state(self, up_to: int) -> Record | None:
         """The record of the latest good resume state at or before a step."""
@@ -91,19 +94,19 @@ class TrainingFolder:
         self,
         step: int,
         log: Sequence[LogRow],
-        checkpoint_sha256: str | None,
+        checkpoints: Mapping[str, str],
         state: bytes,
         scalars: Mapping[str, Any],
     ) -> None:
         """Write the resume state, then the record that vouches for it, then drop states that are no longer needed."""
         earlier = self._read(self._record_path(step)) if self._record_path(step).exists() else None
-        if checkpoint_sha256 is None and earlier is not None:
-            checkpoint_sha256 = earlier.checkpoint_sha256
+        if not checkpoints and earlier is not None:
+            checkpoints = earlier.checkpoints
         write_atomically(self.state_path(step), state)
         body = {
             "step": step,
             "log": [list(row) for row in log],
-            "checkpoint_sha256": checkpoint_sha256,
+            "checkpoints": dict(checkpoints),
             "state_sha256": sha256_of_bytes(state),
             "scalars": dict(scalars),
         }

@@ -6,21 +6,27 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from likeness.config.training import TrainingSettings
+from likeness.errors import UserError
+from likeness.klein.family import Layout
 from likeness.klein.load import BaseModel
 from likeness.klein.targets import target_regex
-from likeness.lora.files import read_lora, verify_lora, write_lora
-from likeness.training.adapter import add_adapter, load_weights
+from likeness.lora.adapter import Lora, LoraModule
+from likeness.lora.files import read_lora, save_lora, verify_lora
+from likeness.training.adapter import FUSED, add_adapter, load_weights
 from likeness.training.data import TrainingData, load_samples
+from likeness.training.ema import Ema
 from likeness.training.loop import Training, train
-from likeness.training.optimizers import make_optimizer
+from likeness.training.optimizers import make_optimizer, weights_to_save
 from likeness.training.progress import Progress
 from likeness.training.records import TrainingFolder
+from likeness.training.shape import group_modules, predict_file_bytes, shape_adapter
 from likeness.training.state import pack_state, unpack_state
 
 STATE_EVERY_S = 600
@@ -47,10 +53,11 @@ def run_training(
     save = saver(folder, base, training, key)
     record = folder.last_state(up_to=min(missing))
     if record is not None:
-        unpack_state(folder.state_path(record.step).read_bytes(), record.scalars, training.weights, training.optimizer)
+        state = folder.state_path(record.step).read_bytes()
+        unpack_state(state, record.scalars, training.weights, training.optimizer, ema_of(training))
         training.step, training.log = record.step, list(record.log)
     first_step, last_step = training.step, max(missing)
-    print_start(training, first_step, last_step)
+    print_start(training, base.layout, first_step, last_step)
     wanted, saved_at = set(missing), [time.monotonic()]
     if first_step in wanted:
         save(training, True)
@@ -72,21 +79,34 @@ def prepare(base: BaseModel, settings: TrainingSettings, data: TrainingData, sta
     transformer = base.transformer
     weights = add_adapter(transformer, settings, base.layout)
     if start is not None:
-        load_weights(weights, starting_weights(start, settings), str(start))
+        found = starting_weights(start, settings, base.layout)
+        load_weights(weights, found, str(start), partial=settings.adapter.freeze is not None)
     if settings.gradient_checkpointing:
         transformer.enable_gradient_checkpointing()
     optimizer = make_optimizer(weights.values(), settings.optimizer)
     config = base.config_of("scheduler", "scheduler_config.json")
-    return Training(transformer, weights, optimizer, data, settings, config)
+    followers = [Ema(weights, settings.ema.decay)] if settings.ema.decay else []
+    return Training(transformer, weights, optimizer, data, settings, config, followers)
 
 
-def starting_weights(path: Path, settings: TrainingSettings) -> dict[str, torch.Tensor]:
+def ema_of(training: Training) -> Ema | None:
+    """The average of a training's weights, where it keeps one."""
+    return next((one for one in training.followers if isinstance(one, Ema)), None)
+
+
+def starting_weights(path: Path, settings: TrainingSettings, layout: Layout) -> dict[str, torch.Tensor]:
     """Read a LoRA as adapter weights in float32; where its scale differs from ours, the up matrices make up for it."""
-    own_scale = settings.resolved_alpha / settings.rank
+    own = shape_adapter(settings, layout)
     found: dict[str, torch.Tensor] = {}
     for name, module in read_lora(path).modules.items():
+        scale = module.scale / own[name].scale if name in own else 1.0
         found[f"{name}.lora_A.weight"] = module.A_RI.float()
-        found[f"{name}.lora_B.weight"] = module.B_OR.float() * (module.scale / own_scale)
+        found[f"{name}.lora_B.weight"] = module.B_OR.float() * scale
+        outside = module.B_OR[3 * layout.width :] if name.endswith(FUSED) else module.B_OR[:0]
+        if settings.adapter.rows == "qkv" and outside.any():
+            raise UserError(
+                f"{path}: {name} changes rows of the MLP, but training.adapter.rows is qkv. Set rows: all, or init: scratch."
+            )
     return found
 
 
@@ -94,36 +114,60 @@ def saver(folder: TrainingFolder, base: BaseModel, training: Training, key: str)
     """Make the function that saves a training's state, and its checkpoint where one is wanted."""
 
     def save(now: Training, with_checkpoint: bool) -> None:
-        state, scalars = pack_state(now.weights, now.optimizer)
-        sha256 = save_checkpoint(folder, base, now, key) if with_checkpoint else None
-        folder.save(now.step, now.log, sha256, state, scalars)
+        state, scalars = pack_state(now.weights, now.optimizer, ema_of(now))
+        files = save_checkpoint(folder, base, now, key) if with_checkpoint else {}
+        folder.save(now.step, now.log, files, state, scalars)
 
     return save
 
 
-def save_checkpoint(folder: TrainingFolder, base: BaseModel, training: Training, key: str) -> str:
-    """Write the adapter as a LoRA file in the base's precision, load it back through diffusers, keep it in the store."""
-    settings = training.settings
-    dtype = getattr(torch, settings.precision)
+def save_checkpoint(folder: TrainingFolder, base: BaseModel, training: Training, key: str) -> dict[str, str]:
+    """Write the raw adapter, and its average where there is one, as LoRA files; returns their hashes by kind."""
+    ema = ema_of(training)
+    with weights_to_save(training.optimizer, list(training.weights.values())):
+        kinds = {"raw": lora_to_save(training, training.weights, base.layout)}
+    if ema:
+        kinds["ema"] = lora_to_save(training, ema.weights, base.layout)
+    best = kinds.get(training.settings.ema.evaluate, kinds["raw"])
+    for group, modules in group_modules(training.settings, base.layout).items():
+        kinds[group] = replace(best, modules={name: best.modules[name] for name in best.modules if name in modules})
+    return {kind: save_file(folder, base, training, key, lora) for kind, lora in kinds.items()}
+
+
+def lora_to_save(training: Training, weights: Mapping[str, torch.Tensor], layout: Layout) -> Lora:
+    """The adapter as a LoRA in the base's precision, with the scale of every module."""
+    dtype = getattr(torch, training.settings.precision)
+    tensors = {name: weight.detach().to("cpu", dtype) for name, weight in weights.items()}
+    return Lora(
+        {
+            name: LoraModule(tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"], shape.scale)
+            for name, shape in sorted(shape_adapter(training.settings, layout).items())
+        }
+    )
+
+
+def save_file(folder: TrainingFolder, base: BaseModel, training: Training, key: str, lora: Lora) -> str:
+    """Write a LoRA file, load it back through diffusers, keep it in the store."""
     path = folder.folder / f".step-{training.step:06d}.safetensors.tmp"
-    tensors = {name: weight.detach().to("cpu", dtype) for name, weight in training.weights.items()}
     provenance = {"likeness.training": key, "likeness.step": str(training.step), "likeness.base": base.fingerprint}
-    regex = target_regex(settings.targets, base.layout)
-    write_lora(path, tensors, settings.rank, settings.resolved_alpha, regex, provenance)
-    verified = verify_lora(path, base, len(tensors) // 2)
+    whole = len(lora.modules) == len(training.weights) // 2
+    regex = target_regex(training.settings.targets, base.layout) if whole else None
+    save_lora(path, lora, provenance, regex, training.settings.rank if whole else None)
+    verified = verify_lora(path, base, len(lora.modules))
     sha256 = folder.store.save_blob(path.read_bytes())
     path.unlink()
     assert sha256 == verified.sha256
     return sha256
 
 
-def print_start(training: Training, first_step: int, last_step: int) -> None:
-    """Say what is trained, in one line."""
-    values = sum(weight.numel() for weight in training.weights.values())
-    modules = len(training.weights) // 2
+def print_start(training: Training, layout: Layout, first_step: int, last_step: int) -> None:
+    """Say what is trained and how large its files will be, in one line."""
+    trained = sum(weight.numel() for weight in training.weights.values() if weight.requires_grad)
+    modules, size_mb = len(training.weights) // 2, predict_file_bytes(training.settings, layout) / 1e6
     resumed = f", resumed at step {first_step}" if first_step else ""
     print(
-        f"training: {modules} modules, {values:,} values, {len(training.data.samples)} samples, to step {last_step}{resumed}",
+        f"training: {modules} modules, {trained:,} values, files of {size_mb:.1f} MB, {len(training.data.samples)} samples, "
+        f"to step {last_step}{resumed}",
         flush=True,
     )
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from likeness.config.training import TrainingSettings, TrainStage
+from likeness.config.training import AUTO_FLOOR, TrainingSettings, TrainStage
 from likeness.errors import UserError
 from likeness.klein.load import check_trainable
 from likeness.program import as_about
@@ -66,18 +66,19 @@ def train_lora(
     `previous` is the steps.json of the phase before. Raises UserError for a distilled base, a stale encoded table,
     weights that do not fit, or a loss that is not finite.
     """
-    settings = stage.training
     base = open_base(stage.base_model, offline=stage.offline)
-    check_trainable(base, settings.allow_distilled)
-    rows = rows_to_train(manifest, encoded, settings)
+    check_trainable(base, stage.training.allow_distilled)
+    rows = rows_to_train(manifest, encoded, stage.training)
+    settings = stage.training.resolve_steps(len(rows))
+    print(steps_sum(stage.training, rows), flush=True)
     start = find_start(stage.init, previous, store)
     key = training_key(rows, settings, base.fingerprint, start)
     with open_folder(store, key) as folder:
         missing = missing_steps(folder, settings)
-        computed = compute(folder, stage, rows, start, missing, key) if missing else 0
+        computed = compute(folder, stage, settings, rows, start, missing, key) if missing else 0
         with held(output_lock(store, output_folder), f"another job writes {output_folder}"):
             place_files(folder, settings, [row["sample_id"] for row in rows], base.fingerprint, output_folder)
-    return Outcome(computed, max(0, settings.steps - computed), 1 if missing else 0)
+    return Outcome(computed, max(0, settings.fixed_steps - computed), 1 if missing else 0)
 
 
 def rows_to_train(manifest: Path, encoded: Path, settings: TrainingSettings) -> list[dict[str, Any]]:
@@ -96,6 +97,23 @@ def rows_to_train(manifest: Path, encoded: Path, settings: TrainingSettings) -> 
             "Delete it and run again; it is made anew from the store."
         )
     return sorted(rows, key=lambda row: row["sample_id"])
+
+
+def steps_sum(asked: TrainingSettings, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Show where the number of steps comes from, and how often each sample is seen."""
+    settings = asked.resolve_steps(len(rows))
+    steps, each = settings.fixed_steps, settings.batch_size * settings.gradient_accumulation
+    epoch = sum(row["repeats"] for row in rows)
+    text = f"steps: {steps}"
+    if asked.steps == "auto":
+        text = (
+            f"steps: auto = max({AUTO_FLOOR}, {settings.steps_a_sample} × {len(rows)} samples) = {steps} "
+            f"at rank {settings.rank}"
+        )
+    return (
+        f"{text}; × batch {settings.batch_size} × accumulation {settings.gradient_accumulation} = {steps * each} samples "
+        f"= {steps * each / epoch:.1f} epochs of {epoch}"
+    )
 
 
 def find_start(init: str, previous: Path | None, store: Store) -> Start | None:
@@ -131,6 +149,7 @@ def training_key(
     values = settings.model_dump(mode="json", exclude_defaults=True)
     for name in WITHOUT_EFFECT:
         values.pop(name, None)
+    values.get("ema", {}).pop("evaluate", None)
     values["alpha"] = settings.resolved_alpha
     if settings.schedule.name == "constant":
         values.pop("steps", None)
@@ -155,6 +174,7 @@ def missing_steps(folder: TrainingFolder, settings: TrainingSettings) -> list[in
 def compute(
     folder: TrainingFolder,
     stage: TrainStage,
+    settings: TrainingSettings,
     rows: Sequence[Mapping[str, Any]],
     start: Start | None,
     missing: Sequence[int],
@@ -163,10 +183,9 @@ def compute(
     """Train from the last good state until no wanted checkpoint is missing; returns the number of steps computed."""
     from likeness.training.run import run_training
 
-    settings = stage.training
     if settings.schedule.name != "constant" and not folder.checkpoints():
         print(
-            f"training: from the start, since a {settings.schedule.name} schedule is drawn over all {settings.steps} steps"
+            f"training: from the start, since a {settings.schedule.name} schedule is drawn over all {settings.fixed_steps} steps"
         )
     base = open_base(stage.base_model, offline=stage.offline, dtype=settings.precision, on_gpu=True)
     return run_training(folder, base, settings, rows, start.path if start else None, missing, key)
@@ -182,20 +201,30 @@ def place_files(
 ) -> None:
     """Put the wanted step files into the output folder, remove others, and write log.parquet and steps.json."""
     checkpoints = folder.checkpoints()
-    log = folder.log_up_to(settings.steps)
+    log = folder.log_up_to(settings.fixed_steps)
     assert log is not None
-    steps = [
-        {"step": step, "file": f"step-{step:06d}.safetensors", "sha256": checkpoints[step]}
-        for step in wanted_steps(settings)
-    ]
-    for entry in steps:
-        folder.store.restore(entry["sha256"], output_folder / entry["file"])
+    steps = [step_entry(step, checkpoints[step], settings.ema.evaluate) for step in wanted_steps(settings)]
+    files = {one["file"]: one["sha256"] for entry in steps for one in [entry, *entry.get("others", [])]}
+    for name, sha256 in files.items():
+        folder.store.restore(sha256, output_folder / name)
     for path in sorted(output_folder.glob("step-*.safetensors")):
-        if path.name not in {entry["file"] for entry in steps}:
+        if path.name not in files:
             path.unlink()
     about = as_about("training", VERSION, settings, base=fingerprint)
     write_table(output_folder / "log.parquet", LOG, log_rows(log, sorted(sample_ids)), about)
     write_atomically(output_folder / "steps.json", (json.dumps(steps, indent=1, sort_keys=True) + "\n").encode())
+
+
+def step_entry(step: int, files: Mapping[str, str], evaluate: str) -> dict[str, Any]:
+    """One checkpoint as steps.json lists it: the file that is evaluated, and those with other weights of that step."""
+    chosen = evaluate if evaluate in files else "raw"
+    entry: dict[str, Any] = {"step": step, "file": f"step-{step:06d}.safetensors", "sha256": files[chosen]}
+    others = [
+        {"file": f"step-{step:06d}-{kind}.safetensors", "sha256": sha256, "weights": kind}
+        for kind, sha256 in files.items()
+        if kind != chosen
+    ]
+    return entry | ({"weights": chosen, "others": others} if others else {})
 
 
 def log_rows(log: Sequence[LogRow], sample_ids: Sequence[str]) -> list[dict[str, Any]]:

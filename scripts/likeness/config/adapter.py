@@ -1,0 +1,54 @@
+"""Settings of the adapter beyond its rank, alpha and targets; nothing here is needed for a plain LoRA."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from likeness.config.base import NAME_PATTERN, Settings
+
+
+class OrthogonalSettings(Settings):
+    """Frozen down matrices, so that LoRAs trained apart can be added up without crosstalk (arXiv:2312.02432)."""
+
+    concept: int = Field(
+        ge=0,
+        le=1000,
+        description="Number of this LoRA among those to be added up; each number has its own directions of a shared basis.",
+    )
+
+
+class AdapterSettings(Settings):
+    """Which parts of the adapter have another rank, are restricted, frozen, or saved apart."""
+
+    ranks: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(
+        default_factory=dict,
+        description="Rank by choice of targets, such as `all_blocks@single=0-5`; the first that fits.",
+    )
+    alphas: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="Alpha by choice of targets; without one, alpha / rank is that of the whole."
+    )
+    rows: Literal["all", "qkv"] = Field(
+        default="all",
+        description="qkv trains only the query, key and value rows of the single blocks' fused projection, not its MLP's.",
+    )
+    orthogonal: OrthogonalSettings | None = Field(
+        default=None, description="Freezes the down matrices to a share of one basis; null trains both factors."
+    )
+    freeze: str | None = Field(
+        default=None,
+        description="Choice of targets that keep the weights they start with; other modules may be absent from the file "
+        "that training starts from, and then start fresh (ConsisLoRA's second step).",
+    )
+    groups: dict[Annotated[str, Field(pattern=NAME_PATTERN)], str] = Field(
+        default_factory=dict,
+        description="Trained together and also saved apart: a choice of targets by name, such as content and style (B-LoRA).",
+    )
+
+    @model_validator(mode="after")
+    def check_groups(self) -> AdapterSettings:
+        taken = {"raw", "ema"} & set(self.groups)
+        if taken:
+            raise ValueError(f"groups: {sorted(taken)[0]!r} is the name of other files; choose another")
+        return self
