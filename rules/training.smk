@@ -5,6 +5,7 @@
 rule encode_samples:
     input:
         manifest=plan.manifest,
+        holdout=plan.holdout,
         models=plan.miniature_base,
     output:
         "results/{subject}/encoded/{phase}.parquet",
@@ -28,7 +29,7 @@ rule encode_samples:
     shell:
         'python "$LIKENESS/encode_samples.py" '
         "--settings {params.stage:q} "
-        "--manifest {input.manifest} --images {params.images} "
+        "--manifest {input.manifest} --holdout {input.holdout} --images {params.images} "
         "--store {params.store:q} --output {output} "
         "2>&1 | tee {log}"
 

@@ -16,6 +16,9 @@ from likeness.store import Work
 def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="phases/<phase>.parquet")
+    parser.add_argument(
+        "--holdout", type=Path, help="phases/holdout.parquet: samples kept from training, to measure on"
+    )
     parser.add_argument("--images", type=Path, required=True, help="photos.parquet or pairs.parquet")
     parser.add_argument("--store", type=Path, required=True, help="folder of stored items")
     parser.add_argument("--output", type=Path, required=True, help="encoded/<phase>.parquet")
@@ -28,7 +31,7 @@ def main() -> Work:
     from likeness.training.encode import encode_samples
 
     store = Store(args.store)
-    models_loaded = encode_samples(stage, args.manifest, args.images, store, args.output)
+    models_loaded = encode_samples(stage, args.manifest, args.images, store, args.output, args.holdout)
     return store.work(models_loaded)
 
 

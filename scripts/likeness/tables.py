@@ -273,6 +273,7 @@ ENCODED = Table(
         ("weight_sha256", TEXT, "stored loss weights on the token grid, or null"),
         ("empty_embedding_sha256", TEXT, "stored text embedding of the empty caption"),
         ("repeats", WHOLE, "how often it is seen in one epoch"),
+        ("held_out", YES, "kept from training; its loss is measured at every checkpoint"),
     ),
     (),
 )
@@ -290,6 +291,7 @@ LOG = Table(
         ("learning_rate", FLOAT, "learning rate of the step"),
         ("grad_norm", FLOAT, "gradient norm before clipping"),
         ("sigma_mean", FLOAT, "mean noise level of the step, 0..1"),
+        ("held_out_loss", FLOAT, "loss of the held-out samples on a fixed grid of noise; null but at checkpoints"),
         *[(f"loss_{name}", FLOAT, f"{meaning}, before its weight; null when off") for name, meaning in LOSSES.items()],
         ("samples", TEXTS, "sample ids of the step, in order"),
         ("sample_losses", DOUBLES, "the optimised loss of each of these samples; `loss` is their mean"),

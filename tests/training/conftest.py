@@ -14,7 +14,7 @@ from tests.tiny import save_tiny
 
 from likeness.config.training import BucketSettings, EncodeStage, TrainingSettings, TrainStage
 from likeness.store import Store, sha256_of_bytes, sha256_of_file
-from likeness.tables import MANIFEST, PAIRS, PHOTOS, write_table
+from likeness.tables import HOLDOUT, MANIFEST, PAIRS, PHOTOS, read_rows, write_table
 from likeness.training.encode import encode_samples
 
 BUCKETS = BucketSettings(resolution_px=32, bucket_step_px=8, max_aspect=2.0)
@@ -42,6 +42,7 @@ class World:
     images: Path
     encoded: Path
     mask_kind: str | None = None
+    holdout: Path | None = None
 
     def encode_stage(self, **changes) -> EncodeStage:
         values = {
@@ -53,7 +54,16 @@ class World:
         return EncodeStage.model_validate(values | changes)
 
     def encode(self, **changes) -> int:
-        return encode_samples(self.encode_stage(**changes), self.manifest, self.images, self.store, self.encoded)
+        return encode_samples(
+            self.encode_stage(**changes), self.manifest, self.images, self.store, self.encoded, self.holdout
+        )
+
+    def hold_out(self, count: int) -> None:
+        """Move the last samples of the manifest to the holdout."""
+        rows = read_rows(self.manifest)
+        write_table(self.manifest, MANIFEST, rows[:-count])
+        self.holdout = self.root / "holdout.parquet"
+        write_table(self.holdout, HOLDOUT, [row | {"use": "held_out"} for row in rows[-count:]])
 
     def train_stage(self, init: str = "scratch", **changes) -> TrainStage:
         values = {

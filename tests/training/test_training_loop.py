@@ -57,10 +57,10 @@ def made_training(data, **changes) -> Training:
     values = {"rank": 4, "learning_rate": 2e-2, "steps": 20, "precision": "float32", "caption_dropout": 0.1} | changes
     settings = TrainingSettings.model_validate(values)
     transformer = tiny_transformer(seed=1)
-    weights = add_adapter(transformer, settings, layout_of(transformer.config))
-    return Training(
-        transformer, weights, make_optimizer(weights.values(), settings.optimizer), data, settings, SCHEDULER
-    )
+    layout = layout_of(transformer.config)
+    weights = add_adapter(transformer, settings, layout)
+    optimizer = make_optimizer(weights.values(), settings.optimizer)
+    return Training(transformer, weights, optimizer, data, settings, SCHEDULER, layout)
 
 
 def run_steps(training, steps):

@@ -24,7 +24,7 @@ from likeness.klein.load import BaseModel
 from likeness.photos.images import ImageRef, read_images
 from likeness.program import as_about
 from likeness.store import Store, item_key, sha256_of_bytes
-from likeness.tables import ENCODED, MANIFEST, read_rows, write_table
+from likeness.tables import ENCODED, HOLDOUT, MANIFEST, read_rows, write_table
 from likeness.training.base import open_base
 from likeness.training.buckets import Size, assign_bucket, bucket_sizes, cover_and_crop
 
@@ -42,24 +42,31 @@ LARGEST_ENLARGEMENT = 1.5
 logger = logging.getLogger(__name__)
 
 
-def encode_samples(stage: EncodeStage, manifest: Path, images: Path, store: Store, output: Path) -> int:
-    """Encode every row of a manifest and write the ENCODED table; returns how many models were loaded.
+def encode_samples(
+    stage: EncodeStage, manifest: Path, images: Path, store: Store, output: Path, holdout: Path | None = None
+) -> int:
+    """Encode every row of a manifest, and what is held out, into the ENCODED table; returns how many models were loaded.
 
     Raises UserError for a photo that changed since it was indexed, is missing, or whose mask leaves nothing to learn.
     """
     rows = read_rows(manifest, MANIFEST)
+    kept = [row for row in read_rows(holdout, HOLDOUT) if row["use"] == "held_out"] if holdout else []
+    samples = [(row, held_out) for group, held_out in ((rows, False), (kept, True)) for row in group]
     encoder = SampleEncoder(stage, store, {image.sha256: image for image in reversed(read_images(images))})
-    pictures = [encoder.pictures_of(row, buckets) for buckets in stage.buckets for row in rows]
+    everything = [(buckets, row, held_out) for buckets in stage.buckets for row, held_out in samples]
+    pictures = [encoder.pictures_of(row, buckets) for buckets, row, _ in everything]
     encoder.release_vae()
-    texts = {caption: encoder.embedding(caption) for caption in dict.fromkeys(["", *(row["caption"] for row in rows)])}
+    captions = dict.fromkeys(["", *(row["caption"] for row, _ in samples)])
+    texts = {caption: encoder.embedding(caption) for caption in captions}
     encoded = [
         {
             **of_picture,
             "embedding_sha256": texts[row["caption"]],
             "empty_embedding_sha256": texts[""],
             "repeats": row["repeats"],
+            "held_out": held_out,
         }
-        for of_picture, row in zip(pictures, [row for _ in stage.buckets for row in rows], strict=True)
+        for of_picture, (_, row, held_out) in zip(pictures, everything, strict=True)
     ]
     about = as_about(
         "encoded", VERSION, stage.model_dump(mode="json", exclude={"base_model"}), base=encoder.fingerprint

@@ -20,6 +20,7 @@ import torch
 
 from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
+from likeness.klein.family import Layout
 from likeness.training.data import TrainingData
 from likeness.training.losses.make import make_objective
 from likeness.training.losses.objective import Report, Seen, predict
@@ -46,6 +47,7 @@ class Training:
     data: TrainingData
     settings: TrainingSettings
     scheduler_config: Mapping[str, Any]
+    layout: Layout
     followers: Sequence[Follower] = ()
     step: int = 0
     log: list[LogRow] = field(default_factory=list)

@@ -21,6 +21,7 @@ from likeness.program import as_about
 from likeness.store import Store, item_key, sha256_of_bytes, sha256_of_file, write_atomically
 from likeness.tables import ENCODED, LOG, MANIFEST, read_rows, write_table
 from likeness.training.base import open_base
+from likeness.training.held_out import held_out_losses
 from likeness.training.records import LogRow, TrainingFolder, held, open_folder
 
 VERSION = 2
@@ -28,7 +29,7 @@ STEPS = "training-steps"
 """What a training counts as its items: optimizer steps."""
 
 logger = logging.getLogger(__name__)
-WITHOUT_EFFECT = ("save_every", "buckets", "allow_distilled", "alpha")
+WITHOUT_EFFECT = ("save_every", "held_out_sigmas", "buckets", "allow_distilled", "alpha")
 """Settings that change no bytes of a checkpoint, or count in another form."""
 CONTENT = (
     "sample_id",
@@ -76,8 +77,9 @@ def train_lora(
     with open_folder(store, key) as folder:
         missing = missing_steps(folder, settings)
         computed = compute(folder, stage, settings, rows, start, missing, key) if missing else 0
+        losses = measure_held_out(folder, stage, settings, encoded, base.fingerprint)
         with held(output_lock(store, output_folder), f"another job writes {output_folder}"):
-            place_files(folder, settings, [row["sample_id"] for row in rows], base.fingerprint, output_folder)
+            place_files(folder, settings, [row["sample_id"] for row in rows], losses, base.fingerprint, output_folder)
     return Outcome(computed, max(0, settings.fixed_steps - computed), 1 if missing else 0)
 
 
@@ -85,7 +87,7 @@ def rows_to_train(manifest: Path, encoded: Path, settings: TrainingSettings) -> 
     """The ENCODED rows of the training's resolution, sorted by sample id; UserError where they are not the manifest's."""
     wanted = {row["sample_id"]: row["repeats"] for row in read_rows(manifest, MANIFEST)}
     resolution_px = settings.buckets.resolution_px
-    rows = [row for row in read_rows(encoded, ENCODED) if row["resolution_px"] == resolution_px]
+    rows = [row for row in encoded_rows(encoded, settings) if not row["held_out"]]
     if not wanted:
         raise UserError(
             f"{manifest}: the phase has no sample, so there is nothing to train. "
@@ -97,6 +99,11 @@ def rows_to_train(manifest: Path, encoded: Path, settings: TrainingSettings) -> 
             "Delete it and run again; it is made anew from the store."
         )
     return sorted(rows, key=lambda row: row["sample_id"])
+
+
+def encoded_rows(encoded: Path, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """The ENCODED rows of the training's resolution, those held out included."""
+    return [row for row in read_rows(encoded, ENCODED) if row["resolution_px"] == settings.buckets.resolution_px]
 
 
 def steps_sum(asked: TrainingSettings, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -191,13 +198,37 @@ def compute(
     return run_training(folder, base, settings, rows, start.path if start else None, missing, key)
 
 
+def measure_held_out(
+    folder: TrainingFolder, stage: TrainStage, settings: TrainingSettings, encoded: Path, fingerprint: str
+) -> dict[int, float]:
+    """The held-out loss of the wanted checkpoints' evaluated files."""
+    rows = [row for row in encoded_rows(encoded, settings) if row["held_out"]]
+    rows.sort(key=lambda row: row["sample_id"])
+    checkpoints = folder.checkpoints()
+    files = {step: evaluated(checkpoints[step], settings) for step in wanted_steps(settings)}
+
+    def prepare() -> Any:
+        from likeness.training.data import load_samples
+        from likeness.training.run import prepare as prepare_training
+
+        base = open_base(stage.base_model, offline=stage.offline, dtype=settings.precision, on_gpu=True)
+        return prepare_training(base, settings, load_samples(rows, settings, folder.store, base.device), None)
+
+    return held_out_losses(files, rows, settings, fingerprint, folder.store, prepare)
+
+
 def output_lock(store: Store, output_folder: Path) -> Path:
     """The lock of an output folder; it lies in the store, so that results hold nothing but results."""
     return store.root / "locks" / sha256_of_bytes(str(output_folder.resolve()).encode())[:16]
 
 
 def place_files(
-    folder: TrainingFolder, settings: TrainingSettings, sample_ids: Sequence[str], fingerprint: str, output_folder: Path
+    folder: TrainingFolder,
+    settings: TrainingSettings,
+    sample_ids: Sequence[str],
+    held_out: Mapping[int, float],
+    fingerprint: str,
+    output_folder: Path,
 ) -> None:
     """Put the wanted step files into the output folder, remove others, and write log.parquet and steps.json."""
     checkpoints = folder.checkpoints()
@@ -211,13 +242,13 @@ def place_files(
         if path.name not in files:
             path.unlink()
     about = as_about("training", VERSION, settings, base=fingerprint)
-    write_table(output_folder / "log.parquet", LOG, log_rows(log, sorted(sample_ids)), about)
+    write_table(output_folder / "log.parquet", LOG, log_rows(log, sorted(sample_ids), held_out), about)
     write_atomically(output_folder / "steps.json", (json.dumps(steps, indent=1, sort_keys=True) + "\n").encode())
 
 
 def step_entry(step: int, files: Mapping[str, str], evaluate: str) -> dict[str, Any]:
     """One checkpoint as steps.json lists it: the file that is evaluated, and those with other weights of that step."""
-    chosen = evaluate if evaluate in files else "raw"
+    chosen = kind_of(files, evaluate)
     entry: dict[str, Any] = {"step": step, "file": f"step-{step:06d}.safetensors", "sha256": files[chosen]}
     others = [
         {"file": f"step-{step:06d}-{kind}.safetensors", "sha256": sha256, "weights": kind}
@@ -227,12 +258,23 @@ def step_entry(step: int, files: Mapping[str, str], evaluate: str) -> dict[str, 
     return entry | ({"weights": chosen, "others": others} if others else {})
 
 
-def log_rows(log: Sequence[LogRow], sample_ids: Sequence[str]) -> list[dict[str, Any]]:
+def kind_of(files: Mapping[str, str], evaluate: str) -> str:
+    """Which weights of a checkpoint are evaluated: the asked ones, or the raw ones where there are no others."""
+    return evaluate if evaluate in files else "raw"
+
+
+def evaluated(files: Mapping[str, str], settings: TrainingSettings) -> str:
+    """The hash of a checkpoint's file that is evaluated."""
+    return files[kind_of(files, settings.ema.evaluate)]
+
+
+def log_rows(log: Sequence[LogRow], sample_ids: Sequence[str], held_out: Mapping[int, float]) -> list[dict[str, Any]]:
     """Log rows as the LOG table has them: sample places replaced by ids, one column a loss."""
     rows = []
     for index, one in enumerate(log):
         values = one._asdict()
         losses = {f"loss_{name}": value for name, value in values.pop("losses").items()}
         samples = [sample_ids[place] for place in one.samples]
-        rows.append({"step": index + 1, **values, **losses, "samples": samples})
+        of_step = {"step": index + 1, "held_out_loss": held_out.get(index + 1)}
+        rows.append({**of_step, **values, **losses, "samples": samples})
     return rows

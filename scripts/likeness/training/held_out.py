@@ -1,0 +1,102 @@
+"""The loss of held-out samples at every checkpoint, on a grid of noise levels and noise that is always the same.
+
+A step's own loss says little, since the noise level decides most of it; on a fixed grid, checkpoints are compared on
+exactly the same questions. Each value is an item of the store, named by the checkpoint's file and the samples, so it is
+computed once, and a changed holdout trains nothing. Torch is imported only where a value is missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from likeness.config.training import TrainingSettings
+from likeness.store import Store, item_key
+
+if TYPE_CHECKING:
+    import torch
+
+    from likeness.training.loop import Training
+
+VERSION = 1
+HELD_OUT_LOSS = "held-out-loss"
+GRID_SEED = 0
+"""The grid's noise is no part of a training's randomness: all trainings of a subject are asked the same."""
+
+
+def held_out_losses(
+    checkpoints: Mapping[int, str],
+    rows: Sequence[Mapping[str, Any]],
+    settings: TrainingSettings,
+    fingerprint: str,
+    store: Store,
+    prepare: Callable[[], Training],
+) -> dict[int, float]:
+    """The held-out loss of every checkpoint by step; empty without held-out samples, or where it is switched off.
+
+    `checkpoints` are hashes of LoRA files by step; `rows` are ENCODED rows; `prepare` gives a training of the held-out
+    samples with this adapter's shape, and is called where a value is missing.
+    """
+    if not rows or not settings.held_out_sigmas:
+        return {}
+    content = [[row["latents_sha256"], row["reference_latents_sha256s"], row["embedding_sha256"]] for row in rows]
+    masks = [row["weight_sha256"] for row in rows] if settings.masked_loss.kind else []
+    values = {"sigmas": settings.held_out_sigmas, "masked_loss": settings.masked_loss.model_dump(mode="json")}
+    values |= {"precision": settings.precision, "region": settings.losses.velocity.region}
+    prepared = cache(prepare)
+    found = {}
+    for step, sha256 in checkpoints.items():
+        key = item_key(HELD_OUT_LOSS, VERSION, values, fingerprint, [sha256, content, masks])
+        item = store.load_or_compute(HELD_OUT_LOSS, key, lambda sha256=sha256: (measure(prepared(), sha256, store), {}))
+        found[step] = item.record["loss"]
+    return found
+
+
+def measure(training: Training, sha256: str, store: Store) -> dict[str, Any]:
+    """Put a checkpoint into the adapter and take its loss at every noise level, averaged over the samples."""
+    from likeness.training.adapter import load_weights
+    from likeness.training.run import starting_weights
+
+    path = store.blob_path(sha256)
+    load_weights(training.weights, starting_weights(path, training.settings, training.layout), str(path))
+    by_sigma = {sigma: grid_loss(training, sigma) for sigma in grid_sigmas(training.settings.held_out_sigmas)}
+    return {"loss": sum(by_sigma.values()) / len(by_sigma), "by_sigma": [[*pair] for pair in by_sigma.items()]}
+
+
+def grid_sigmas(count: int) -> list[float]:
+    """The middles of `count` equal parts of 0..1."""
+    return [(place + 0.5) / count for place in range(count)]
+
+
+def grid_loss(training: Training, sigma: float) -> float:
+    """Mean over the samples of the velocity's weighted squared error at one noise level."""
+    import torch
+
+    from likeness.training.losses.velocity import weighted_error
+
+    values = []
+    with torch.no_grad():
+        for sample_id in sorted(training.data.samples):
+            seen = look_at_grid(training, sample_id, sigma)
+            values.append(weighted_error(seen.predicted_BLC, seen.target_BLC, seen.batch.weights_BL))
+    return float(torch.cat(values).double().mean())
+
+
+def look_at_grid(training: Training, sample_id: str, sigma: float) -> Any:
+    """Show one sample at one point of the grid to the model, with its caption."""
+    from likeness.training.loop import Draw, look
+
+    return look(training, [sample_id], [Draw(grid_noise(training, sample_id, sigma), sigma, without_caption=False)])
+
+
+def grid_noise(training: Training, sample_id: str, sigma: float) -> torch.Tensor:
+    """The noise of one point of the grid: a function of sample and noise level alone."""
+    import numpy as np
+    import torch
+
+    from likeness.training.noise import generator_for
+
+    shape = tuple(training.data.samples[sample_id].latents_LC.shape)
+    generator = generator_for(GRID_SEED, "held out", sample_id, repr(sigma))
+    return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
