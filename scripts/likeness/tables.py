@@ -273,6 +273,13 @@ ENCODED = Table(
         ("weight_sha256", TEXT, "stored loss weights on the token grid, or null"),
         ("empty_embedding_sha256", TEXT, "stored text embedding of the empty caption"),
         ("repeats", WHOLE, "how often it is seen in one epoch"),
+        (
+            "class_embedding_sha256",
+            TEXT,
+            "stored embedding of the caption with the class for the trigger, where it is read",
+        ),
+        ("prompts", TEXTS, "prompts of the losses' own, of all variants; alike in all rows"),
+        ("prompt_embedding_sha256s", TEXTS, "stored embeddings of these prompts, in their order"),
         ("held_out", YES, "kept from training; its loss is measured at every checkpoint"),
     ),
     (),
@@ -280,6 +287,9 @@ ENCODED = Table(
 
 LOSSES = {
     "velocity": "squared error of the velocity",
+    "output_preservation": "squared change of the answer to the class",
+    "masked_prior": "squared change of the answer outside of the mask",
+    "slider": "squared distance to the direction between two prompts",
 }
 """Every loss that a training can have, in the order of its settings."""
 
@@ -296,6 +306,12 @@ LOG = Table(
         ("samples", TEXTS, "sample ids of the step, in order"),
         ("sample_losses", DOUBLES, "the optimised loss of each of these samples; `loss` is their mean"),
         ("sample_sigmas", DOUBLES, "the noise level of each of these samples, 0..1"),
+        (
+            "grad_ratios",
+            DOUBLES,
+            "gradient norm of each loss that is on, in the order above, over the first one's; every 25th step where more "
+            "than two auxiliary losses are on, else empty",
+        ),
     ),
     ("step",),
 )

@@ -295,11 +295,16 @@ class Plan:
     def encode_samples(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
         chosen = [subject.training_of(variant, wildcards.phase) for variant in subject.native_variants]
+        with_class = any(one.losses.output_preservation for one in chosen)
         stage = EncodeStage(
             base_model=subject.base_model,
             buckets=tuple({canonical_json(one.buckets.model_dump()): one.buckets for one in chosen}.values()),
             mask_kind=subject.training.masked_loss.kind,
             unmasked_weights=tuple(sorted({one.masked_loss.unmasked_weight for one in chosen})),
+            class_captions=with_class,
+            trigger=subject.trigger if with_class else "",
+            class_word=subject.class_word if with_class else "",
+            prompts=tuple(dict.fromkeys(prompt for one in chosen for prompt in one.losses.prompts)),
             offline=self.project.offline,
             cpu_threads=self.project.cpu_threads,
         )

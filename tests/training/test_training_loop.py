@@ -46,11 +46,14 @@ def made_sample(index: int, references: int = 0, grid=(4, 4), masked: bool = Fal
         normal(index, "references", shape=(6 * references, 16)),
         normal(index, "embedding", shape=(12, 96)),
         weights_L,
+        (1 - weights_L) / 0.9,
+        normal(index, "class", shape=(12, 96)),
     )
 
 
 def made_data(samples) -> TrainingData:
-    return TrainingData({one.sample_id: one for one in samples}, normal("empty", shape=(12, 96)), torch.device("cpu"))
+    empty_TD, prompts = normal("empty", shape=(12, 96)), [normal("prompt", place, shape=(12, 96)) for place in range(5)]
+    return TrainingData({one.sample_id: one for one in samples}, empty_TD, torch.device("cpu"), tuple(prompts))
 
 
 def made_training(data, **changes) -> Training:

@@ -7,7 +7,7 @@ import torch
 
 from likeness.config.losses import LossesSettings, VelocityLossSettings
 from likeness.config.training import OptimizerSettings
-from likeness.training.data import Batch
+from likeness.training.data import Batch, TrainingData
 from likeness.training.losses.make import make_objective
 from likeness.training.losses.objective import Objective, Seen, Term
 from likeness.training.losses.velocity import VelocityLoss, sigma_weights, weighted_error
@@ -15,6 +15,7 @@ from likeness.training.optimizers import make_optimizer
 from likeness.training.weights import right_half, token_weights, with_face
 
 B, L, C = 3, 10, 4
+NO_DATA = TrainingData({}, torch.zeros(1, 1), torch.device("cpu"))
 
 
 @pytest.fixture
@@ -34,6 +35,8 @@ def made_seen(predicted, target, weights, sigmas=(0.2, 0.5, 0.9)) -> Seen:
         torch.zeros(B, 1, 1),
         weights,
         torch.ones(B),
+        1 - weights,
+        None,
         nothing,
         nothing,
         None,
@@ -45,7 +48,7 @@ def test_a_mask_of_ones_is_the_plain_mean_squared_error(tensors):
     predicted, target, _ = tensors
     plain = torch.nn.functional.mse_loss(predicted, target).item()
     for weights in (torch.ones(B, L), token_weights(torch.ones(B, L), 0.0), token_weights(torch.zeros(B, L), 0.3)):
-        terms, report = make_objective(LossesSettings())(made_seen(predicted, target, weights), B)
+        terms, report = make_objective(LossesSettings(), NO_DATA)(made_seen(predicted, target, weights), B)
         assert terms["velocity"].item() == pytest.approx(plain, rel=1e-6)
         assert report.table().mean().item() == pytest.approx(plain, rel=1e-6)
 
@@ -77,8 +80,8 @@ def test_nothing_outside_the_mask_is_learned_with_unmasked_weight_0(tensors):
 
 def test_the_gradient_is_the_closed_form(tensors):
     predicted, target, weights = tensors
-    objective = make_objective(LossesSettings.model_validate({"velocity": {"weight": 3.0}}))
-    objective.backward(objective(made_seen(predicted, target, weights), 5)[0])
+    objective = make_objective(LossesSettings.model_validate({"velocity": {"weight": 3.0}}), NO_DATA)
+    objective.backward(objective(made_seen(predicted, target, weights), 5)[0], [], 0)
     closed = 3 * 2 * (predicted - target) * weights[..., None] / (C * weights.sum(dim=1)[:, None, None]) / 5
     assert torch.allclose(predicted.grad, closed.detach(), atol=1e-7)
 

@@ -43,13 +43,62 @@ class VelocityLossSettings(LossSettings):
     )
 
 
+class OutputPreservationSettings(LossSettings):
+    """Keeps the model's answer to the class: adapter on against adapter off, for the caption with the class instead of
+    the trigger. It costs two more passes of the model."""
+
+
+class MaskedPriorSettings(LossSettings):
+    """Keeps the model's own answer outside of the mask: adapter on against adapter off. It costs one more pass."""
+
+
+class SliderSettings(LossSettings):
+    """Teaches a direction between two prompts (Concept Sliders, arXiv:2311.12092); set losses.velocity.weight to 0 for a
+    slider alone. The adapted model's answer to `target` is drawn to the bare model's, plus `guidance` times the sum over
+    the preserved attributes of positive minus negative. It costs a pass for each prompt."""
+
+    target: str = Field(description="Prompt whose answer is moved, such as `a person`.")
+    positive: str = Field(description="Prompt of more, such as `an old person`.")
+    negative: str = Field(description="Prompt of less, such as `a young person`.")
+    preserve: tuple[str, ...] = Field(
+        default=("",),
+        min_length=1,
+        description="Attributes put before positive and negative alike, so that the direction does not change them.",
+    )
+    guidance: float = Field(default=3.0, gt=0, le=20, description="Length of the direction.")
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Every prompt that is encoded: the target, then positive and negative of every attribute."""
+        pairs = [(f"{one} {self.positive}".strip(), f"{one} {self.negative}".strip()) for one in self.preserve]
+        return (self.target, *[prompt for pair in pairs for prompt in pair])
+
+
 class LossesSettings(Settings):
     """The losses whose sum is optimised; null is off."""
 
     velocity: VelocityLossSettings = VelocityLossSettings()
+    output_preservation: OutputPreservationSettings | None = Field(
+        default=None, description="Keeps the class as the base model draws it."
+    )
+    masked_prior: MaskedPriorSettings | None = Field(
+        default=None, description="Keeps what lies outside of the mask as the base model would draw it."
+    )
+    slider: SliderSettings | None = Field(default=None, description="Teaches a direction between two prompts.")
 
     @property
     def auxiliary(self) -> tuple[str, ...]:
         """Names of the losses that are on beside the velocity's, with a weight."""
         fields = [name for name in type(self).model_fields if name != "velocity"]
         return tuple(name for name in fields if (one := getattr(self, name)) is not None and one.weight > 0)
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts of the losses' own, beside the captions."""
+        return self.slider.prompts if self.slider else ()
+
+    @model_validator(mode="after")
+    def check_something_is_learned(self) -> LossesSettings:
+        if not self.velocity.weight and not self.auxiliary:
+            raise ValueError("all weights are 0, so nothing would be learned")
+        return self

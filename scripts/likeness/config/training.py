@@ -219,6 +219,8 @@ class TrainingSettings(Settings):
                 f"adapter_precision ({self.adapter_precision}) and optimizer.name ({name}) do not fit: Kahan summation "
                 "makes up for bfloat16 and has no effect in float32, and the other optimizers lose small steps in bfloat16"
             )
+        if self.losses.masked_prior and self.masked_loss.kind is None:
+            raise ValueError("losses.masked_prior keeps what lies outside of the mask; set masked_loss.kind")
         if self.ema.decay and name == "schedulefree":
             raise ValueError("ema.decay must be 0 with optimizer.name schedulefree, which is an average already")
         return self
@@ -254,6 +256,10 @@ class EncodeStage(Settings):
     buckets: tuple[BucketSettings, ...]
     mask_kind: MaskKind | None
     unmasked_weights: tuple[float, ...]
+    class_captions: bool = False
+    trigger: str = ""
+    class_word: str = ""
+    prompts: tuple[str, ...] = ()
     offline: bool = True
     cpu_threads: int = 1
 

@@ -39,13 +39,16 @@ class Sample:
     references_RC: torch.Tensor
     embedding_TD: torch.Tensor
     weights_L: torch.Tensor
+    outside_L: torch.Tensor
+    class_TD: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Batch:
     """One micro-batch on the device: clean latents, clean references (None without any), embeddings, loss weights, ids.
 
-    `scale_B` is what a sample's losses count, 1 for most.
+    `scale_B` is what a sample's losses count, 1 for most; `outside_BL` the share of each token outside of the mask, 0
+    without one; `class_BTD` embeds captions that name the class instead of the trigger, where a loss reads them.
     """
 
     sample_ids: tuple[str, ...]
@@ -54,6 +57,8 @@ class Batch:
     embeddings_BTD: torch.Tensor
     weights_BL: torch.Tensor
     scale_B: torch.Tensor
+    outside_BL: torch.Tensor
+    class_BTD: torch.Tensor | None
     target_ids: torch.Tensor
     text_ids: torch.Tensor
     reference_ids: torch.Tensor | None
@@ -68,16 +73,19 @@ class Batch:
             embeddings_BTD=self.embeddings_BTD[places],
             weights_BL=self.weights_BL[places],
             scale_B=self.scale_B[places],
+            outside_BL=self.outside_BL[places],
+            class_BTD=None if self.class_BTD is None else self.class_BTD[places],
         )
 
 
 @dataclass
 class TrainingData:
-    """All samples of a training by id, and the embedding of the empty caption."""
+    """All samples of a training by id, the embedding of the empty caption, and those of the losses' own prompts."""
 
     samples: dict[str, Sample]
     empty_TD: torch.Tensor
     device: torch.device
+    prompts: tuple[torch.Tensor, ...] = ()
     _ids: dict[Group, tuple[torch.Tensor, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def planned(self) -> list[PlannedSample]:
@@ -92,6 +100,7 @@ class TrainingData:
         texts = [
             self.empty_TD if empty else one.embedding_TD for one, empty in zip(members, without_caption, strict=True)
         ]
+        classes = [one.class_TD for one in members if one.class_TD is not None]
         of_target, of_text, of_references = self._ids_of(group)
         has_references = bool(group[1])
         return Batch(
@@ -101,6 +110,8 @@ class TrainingData:
             torch.stack(texts).to(self.device),
             torch.stack([one.weights_L for one in members]).to(self.device),
             torch.ones(len(members), device=self.device),
+            torch.stack([one.outside_L for one in members]).to(self.device),
+            torch.stack(classes).to(self.device) if len(classes) == len(members) else None,
             of_target,
             of_text,
             of_references if has_references else None,
@@ -121,12 +132,20 @@ def load_samples(
     hashes = [row[name] for row in rows for name in ("latents_sha256", "embedding_sha256", "empty_embedding_sha256")]
     hashes += [sha256 for row in rows for sha256 in row["reference_latents_sha256s"] or []]
     hashes += [row["weight_sha256"] for row in rows if masked and row["weight_sha256"]]
-    tensors = read_tensors(store, hashes)
+    hashes += [row["class_embedding_sha256"] for row in rows if settings.losses.output_preservation]
+    encoded = dict(zip(rows[0]["prompts"] or [], rows[0]["prompt_embedding_sha256s"] or [], strict=True))
+    if None in hashes or not set(settings.losses.prompts) <= set(encoded):
+        raise UserError(
+            "the encoded table lacks prompts that the losses read. Delete it and run again; it is made anew."
+        )
+    prompts = [encoded[prompt] for prompt in settings.losses.prompts]
+    tensors = read_tensors(store, [*hashes, *prompts])
     unmasked = [row["sample_id"] for row in rows if masked and not row["weight_sha256"]]
     if unmasked:
         logger.warning("%d of %d samples have no mask; their whole picture is learned", len(unmasked), len(rows))
     samples = {row["sample_id"]: make_sample(row, tensors, settings) for row in rows}
-    return TrainingData(samples, tensors[rows[0]["empty_embedding_sha256"]], device)
+    own = tuple(tensors[sha256] for sha256 in prompts)
+    return TrainingData(samples, tensors[rows[0]["empty_embedding_sha256"]], device, own)
 
 
 def make_sample(row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], settings: TrainingSettings) -> Sample:
@@ -143,7 +162,17 @@ def make_sample(row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], set
         torch.cat(packed) if packed else torch.zeros(0, latents_LC.shape[1]),
         tensors[row["embedding_sha256"]],
         sample_weights(row, tensors, settings, grid_of(latents_CHW)),
+        outside_mask(row, tensors, settings, grid_of(latents_CHW)),
+        tensors[row["class_embedding_sha256"]] if settings.losses.output_preservation else None,
     )
+
+
+def outside_mask(
+    row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], settings: TrainingSettings, grid: Grid
+) -> torch.Tensor:
+    """The share of each token outside of the mask (L,); 0 where no mask is read."""
+    masked = settings.masked_loss.kind is not None and row["weight_sha256"]
+    return (1.0 - tensors[row["weight_sha256"]]).flatten() if masked else torch.zeros(grid[0] * grid[1])
 
 
 def sample_weights(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -56,7 +57,8 @@ def encode_samples(
     everything = [(buckets, row, held_out) for buckets in stage.buckets for row, held_out in samples]
     pictures = [encoder.pictures_of(row, buckets) for buckets, row, _ in everything]
     encoder.release_vae()
-    captions = dict.fromkeys(["", *(row["caption"] for row, _ in samples)])
+    classes = {row["caption"]: class_caption(stage, row["caption"]) for row, _ in samples if stage.class_captions}
+    captions = dict.fromkeys(["", *(row["caption"] for row, _ in samples), *classes.values(), *stage.prompts])
     texts = {caption: encoder.embedding(caption) for caption in captions}
     encoded = [
         {
@@ -64,6 +66,9 @@ def encode_samples(
             "embedding_sha256": texts[row["caption"]],
             "empty_embedding_sha256": texts[""],
             "repeats": row["repeats"],
+            "class_embedding_sha256": texts[classes[row["caption"]]] if stage.class_captions else None,
+            "prompts": list(stage.prompts),
+            "prompt_embedding_sha256s": [texts[prompt] for prompt in stage.prompts],
             "held_out": held_out,
         }
         for of_picture, (_, row, held_out) in zip(pictures, everything, strict=True)
@@ -206,6 +211,17 @@ class SampleEncoder:
         mask_HW = read_mask(self.store, mask_sha256, image)
         weights_HW = mask_on_tokens(cover_and_crop(mask_HW, size), self.base.token_px)
         return {"largest": float(weights_HW.max())}, {FILE: tensor_bytes(weights_HW)}
+
+
+def class_caption(stage: EncodeStage, caption: str) -> str:
+    """The caption with the class in the trigger's place; where the class follows the trigger, it is not said twice."""
+    if not stage.trigger or not stage.class_word:
+        raise UserError(
+            "training.losses.output_preservation: it needs the subject's trigger and class_word, which captions exchange. "
+            "Set both, or switch it off."
+        )
+    pattern = rf"\b{re.escape(stage.trigger)}\b(\s+{re.escape(stage.class_word)}\b)?"
+    return re.sub(pattern, stage.class_word, caption)
 
 
 def mask_on_tokens(mask_HW: np.ndarray, token_px: int) -> torch.Tensor:

@@ -54,7 +54,7 @@ class Training:
 
     def __post_init__(self) -> None:
         self.plan = Plan(self.data.planned(), self.settings.batch_size, self.settings.seed)
-        self.objective = make_objective(self.settings.losses)
+        self.objective = make_objective(self.settings.losses, self.data)
         self.places = {sample_id: place for place, sample_id in enumerate(sorted(self.data.samples))}
 
 
@@ -77,7 +77,7 @@ def train_step(training: Training) -> LogRow:
     report = Report()
     for ids, draws in zip(batches, drawn, strict=True):
         terms, values = training.objective(look(training, ids, draws), count)
-        training.objective.backward(terms)
+        training.objective.backward(terms, list(training.weights.values()), step)
         report.extend(values)
     grad_norm = torch.nn.utils.clip_grad_norm_(training.weights.values(), settings.max_grad_norm)
     learning_rate = lr_at(step, settings.schedule, settings.learning_rate, settings.fixed_steps)
@@ -126,6 +126,7 @@ def log_row(
         means,
         [training.objective.weigh({name: by_loss[name][place] for name in by_loss}) for place in range(count)],
         sigmas,
+        training.objective.grad_ratios(),
     )
 
 

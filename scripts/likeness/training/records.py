@@ -41,6 +41,7 @@ class LogRow(NamedTuple):
     losses: dict[str, float]
     sample_losses: list[float]
     sample_sigmas: list[float]
+    grad_ratios: list[float]
 
 
 @dataclass(frozen=True)

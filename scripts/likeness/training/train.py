@@ -163,7 +163,9 @@ def training_key(
     masked, dropout = settings.masked_loss.kind is not None, settings.caption_dropout > 0
     left_out = set() if masked else {"weight_sha256"}
     left_out |= set() if dropout else {"empty_embedding_sha256"}
-    content = [{name: row[name] for name in CONTENT if name not in left_out} for row in rows]
+    read = [name for name in CONTENT if name not in left_out]
+    read += ["class_embedding_sha256"] if settings.losses.output_preservation else []
+    content = [{name: row[name] for name in read} for row in rows]
     return item_key("training", VERSION, values, fingerprint, [content, start.sha256 if start else None])
 
 

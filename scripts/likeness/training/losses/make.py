@@ -2,11 +2,40 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+from typing import Any
+
 from likeness.config.losses import LossesSettings
-from likeness.training.losses.objective import Objective, Term
+from likeness.training.data import TrainingData
+from likeness.training.losses.objective import Loss, Objective, Term, WatchedObjective
+from likeness.training.losses.preservation import masked_prior, output_preservation
+from likeness.training.losses.slider import SliderLoss
 from likeness.training.losses.velocity import VelocityLoss
 
+FEW = 2
+"""More auxiliary losses than this are hard to balance by hand, so their gradients are compared in the log."""
 
-def make_objective(settings: LossesSettings) -> Objective:
-    """The losses that are on, in the order of their settings."""
-    return Objective((Term("velocity", settings.velocity, VelocityLoss(settings.velocity)),))
+MAKERS: dict[str, Callable[[Any, TrainingData], Loss]] = {
+    "velocity": lambda settings, data: VelocityLoss(settings),
+    "output_preservation": lambda settings, data: output_preservation,
+    "masked_prior": lambda settings, data: masked_prior,
+    "slider": lambda settings, data: SliderLoss(settings, data.prompts),
+}
+"""How each loss is made from its settings and the training's data, in the order of the log."""
+
+logger = logging.getLogger(__name__)
+
+
+def make_objective(settings: LossesSettings, data: TrainingData) -> Objective:
+    """The losses that are on, in the order of their settings; with many of them, one that watches their balance."""
+    on = {name: one for name in MAKERS if (one := getattr(settings, name)) is not None}
+    terms = tuple(Term(name, one, MAKERS[name](one, data)) for name, one in on.items())
+    if len(settings.auxiliary) <= FEW:
+        return Objective(terms)
+    logger.warning(
+        "%d auxiliary losses are on (%s): more than %d are hard to balance. log.parquet compares their gradients "
+        "(grad_ratios); lower the weight of one that is much above 1",
+        *(len(settings.auxiliary), ", ".join(settings.auxiliary), FEW),
+    )
+    return WatchedObjective(terms)

@@ -21,6 +21,9 @@ from likeness.klein.velocity import predict_velocity
 from likeness.training.adapter import without_adapter
 from likeness.training.data import Batch
 
+WATCHED_EVERY = 25
+"""Steps between two comparisons of the terms' gradients."""
+
 Terms = dict[str, torch.Tensor]
 """Weighted losses of a micro-batch by name; their sum is optimised."""
 
@@ -133,7 +136,7 @@ class Report:
         return torch.stack([torch.cat(values) for values in self.values.values()])
 
 
-@dataclass(frozen=True)
+@dataclass
 class Objective:
     """The losses of a training in the order of the log."""
 
@@ -153,8 +156,41 @@ class Objective:
         """The optimised loss from the unweighted ones."""
         return sum(term.settings.weight * values[term.name] for term in self.terms)
 
-    def backward(self, terms: Terms) -> None:
+    def backward(self, terms: Terms, weights: Sequence[torch.nn.Parameter], step: int) -> None:
         """Add the gradient of the terms' sum to the adapter; none where no sample lies in any window."""
         total = torch.stack(list(terms.values())).sum()
         if total.requires_grad:
             total.backward()
+
+    def grad_ratios(self) -> list[float]:
+        """Norm of each term's gradient over that of the first, in this step; empty where they were not compared."""
+        return []
+
+
+class WatchedObjective(Objective):
+    """The same sum, whose terms' gradients are compared now and then; that step costs a backward pass a term."""
+
+    def __init__(self, terms: tuple[Term, ...]) -> None:
+        super().__init__(terms)
+        self._sums: dict[str, list[torch.Tensor]] = {}
+
+    def backward(self, terms: Terms, weights: Sequence[torch.nn.Parameter], step: int) -> None:
+        if step % WATCHED_EVERY:
+            super().backward(terms, weights, step)
+            return
+        trained = [weight for weight in weights if weight.requires_grad]
+        for name, term in terms.items():
+            if not term.requires_grad:
+                continue
+            found = torch.autograd.grad(term, trained, retain_graph=True, allow_unused=True)
+            grads = [torch.zeros_like(one) if grad is None else grad for one, grad in zip(trained, found, strict=True)]
+            sums = self._sums.setdefault(name, [torch.zeros_like(one) for one in trained])
+            for weight, grad, total in zip(trained, grads, sums, strict=True):
+                weight.grad = grad.clone() if weight.grad is None else weight.grad + grad
+                total += grad
+
+    def grad_ratios(self) -> list[float]:
+        norms = {name: float(torch.stack([one.norm() for one in sums]).norm()) for name, sums in self._sums.items()}
+        self._sums = {}
+        first = norms.get(self.terms[0].name, 0.0)
+        return [norms.get(term.name, 0.0) / first if first else 0.0 for term in self.terms] if norms else []
