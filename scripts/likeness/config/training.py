@@ -166,6 +166,9 @@ class TrainingSettings(Settings):
         default="bfloat16", description="Type of the frozen base; the adapter stays float32."
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations: slower, for small GPUs.")
+    checkpoint_every: int = Field(
+        default=1, ge=1, le=100, description="gradient_checkpointing: only every so many-th block, where memory allows."
+    )
     allow_distilled: bool = Field(
         default=False, description="Train on a distilled checkpoint all the same; it collapses early."
     )

@@ -24,6 +24,7 @@ from likeness.klein.family import Layout
 from likeness.training.data import TrainingData
 from likeness.training.losses.make import make_objective
 from likeness.training.losses.objective import Report, Seen, predict
+from likeness.training.memory import BackOff, checkpoint_blocks, retry
 from likeness.training.noise import generator_for
 from likeness.training.plan import Plan
 from likeness.training.records import LogRow
@@ -54,8 +55,17 @@ class Training:
 
     def __post_init__(self) -> None:
         self.plan = Plan(self.data.planned(), self.settings.batch_size, self.settings.seed)
+        self.back_off = BackOff(self.transformer, self.settings.batch_size)
+        if self.settings.gradient_checkpointing:
+            self.back_off.every = self.settings.checkpoint_every
+            checkpoint_blocks(self.transformer, self.settings.checkpoint_every)
         self.objective = make_objective(self.settings.losses, self.data)
         self.places = {sample_id: place for place, sample_id in enumerate(sorted(self.data.samples))}
+
+    def forget_gradients(self) -> None:
+        """Undo what a step that failed half-way has added up."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.objective.grad_ratios()
 
 
 def train(training: Training, last_step: int, on_step: Callable[[Training], None]) -> None:
@@ -71,23 +81,31 @@ def train(training: Training, last_step: int, on_step: Callable[[Training], None
 def train_step(training: Training) -> LogRow:
     """One optimizer step over all its micro-batches; raises UserError before the update where the loss is not finite."""
     settings, step = training.settings, training.step
-    batches = training.plan.step_batches(step, settings.gradient_accumulation)
-    drawn = draw_samples(training, batches)
-    count = sum(len(ids) for ids in batches)
-    report = Report()
-    for ids, draws in zip(batches, drawn, strict=True):
-        terms, values = training.objective(look(training, ids, draws), count)
-        training.objective.backward(terms, list(training.weights.values()), step)
-        report.extend(values)
+    whole = training.plan.step_batches(step, settings.gradient_accumulation)
+    report, drawn = retry(lambda: gradients(training, whole), training.forget_gradients, training.back_off, step)
     grad_norm = torch.nn.utils.clip_grad_norm_(training.weights.values(), settings.max_grad_norm)
     learning_rate = lr_at(step, settings.schedule, settings.learning_rate, settings.fixed_steps)
-    row = log_row(training, batches, drawn, report, learning_rate, grad_norm)
-    check_finite(row.loss, row.grad_norm, step + 1, [sample_id for ids in batches for sample_id in ids])
+    ids = [sample_id for batch in whole for sample_id in batch]
+    row = log_row(training, ids, drawn, report, learning_rate, grad_norm)
+    check_finite(row.loss, row.grad_norm, step + 1, ids)
     for group in training.optimizer.param_groups:
         group["lr"] = learning_rate
     training.optimizer.step()
     training.optimizer.zero_grad(set_to_none=True)
     return row
+
+
+def gradients(training: Training, whole: Sequence[Sequence[str]]) -> tuple[Report, list[Draw]]:
+    """Add up the gradient of a step over its micro-batches; returns what was seen of the losses, and all draws."""
+    count = sum(len(ids) for ids in whole)
+    batches = training.back_off.split(whole)
+    drawn = draw_samples(training, batches)
+    report = Report()
+    for ids, draws in zip(batches, drawn, strict=True):
+        terms, values = training.objective(look(training, ids, draws), count)
+        training.objective.backward(terms, list(training.weights.values()), training.step)
+        report.extend(values)
+    return report, [draw for draws in drawn for draw in draws]
 
 
 def look(training: Training, sample_ids: Sequence[str], draws: Sequence[Draw]) -> Seen:
@@ -104,8 +122,8 @@ def look(training: Training, sample_ids: Sequence[str], draws: Sequence[Draw]) -
 
 def log_row(
     training: Training,
-    batches: Sequence[Sequence[str]],
-    drawn: Sequence[Sequence[Draw]],
+    sample_ids: Sequence[str],
+    drawn: Sequence[Draw],
     report: Report,
     learning_rate: float,
     grad_norm: torch.Tensor,
@@ -116,13 +134,13 @@ def log_row(
     count = table.shape[1]
     by_loss = {name: rows[place * count : (place + 1) * count] for place, name in enumerate(report.values)}
     means = {name: math.fsum(values) / count for name, values in by_loss.items()}
-    sigmas = [draw.sigma for draws in drawn for draw in draws]
+    sigmas = [draw.sigma for draw in drawn]
     return LogRow(
         training.objective.weigh(means),
         learning_rate,
         norm,
         math.fsum(sigmas) / count,
-        [training.places[one] for ids in batches for one in ids],
+        [training.places[one] for one in sample_ids],
         means,
         [training.objective.weigh({name: by_loss[name][place] for name in by_loss}) for place in range(count)],
         sigmas,

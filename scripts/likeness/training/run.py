@@ -81,8 +81,6 @@ def prepare(base: BaseModel, settings: TrainingSettings, data: TrainingData, sta
     if start is not None:
         found = starting_weights(start, settings, base.layout)
         load_weights(weights, found, str(start), partial=settings.adapter.freeze is not None)
-    if settings.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
     optimizer = make_optimizer(weights.values(), settings.optimizer)
     config = base.config_of("scheduler", "scheduler_config.json")
     followers = [Ema(weights, settings.ema.decay)] if settings.ema.decay else []
