@@ -6,6 +6,7 @@ rule encode_samples:
     input:
         manifest=plan.manifest,
         holdout=plan.holdout,
+        faces=plan.faces_to_learn,
         models=plan.miniature_base,
     output:
         "results/{subject}/encoded/{phase}.parquet",
@@ -24,12 +25,13 @@ rule encode_samples:
         stage=plan.encode_samples,
         store=plan.store,
         images=plan.index_of_subject,
+        faces=plan.faces_flag,
     message:
         "Encode phase {wildcards.phase} of {wildcards.subject}"
     shell:
         'python "$LIKENESS/encode_samples.py" '
         "--settings {params.stage:q} "
-        "--manifest {input.manifest} --holdout {input.holdout} --images {params.images} "
+        "--manifest {input.manifest} --holdout {input.holdout} {params.faces} --images {params.images} "
         "--store {params.store:q} --output {output} "
         "2>&1 | tee {log}"
 
@@ -39,7 +41,7 @@ rule train_lora:
         manifest=plan.manifest,
         encoded="results/{subject}/encoded/{phase}.parquet",
         previous=plan.previous_steps,
-        models=plan.miniature_base,
+        models=plan.miniature_training,
     output:
         log="results/{subject}/train/{variant}/{phase}/log.parquet",
         steps="results/{subject}/train/{variant}/{phase}/steps.json",

@@ -278,6 +278,12 @@ ENCODED = Table(
             TEXT,
             "stored embedding of the caption with the class for the trigger, where it is read",
         ),
+        (
+            "landmarks",
+            DOUBLES,
+            "the subject's five points x, y in px of the bucket, where a loss reads faces and there is one",
+        ),
+        ("face_box", DOUBLES, "left, top, right, bottom of the subject's face in px of the bucket, likewise"),
         ("prompts", TEXTS, "prompts of the losses' own, of all variants; alike in all rows"),
         ("prompt_embedding_sha256s", TEXTS, "stored embeddings of these prompts, in their order"),
         ("held_out", YES, "kept from training; its loss is measured at every checkpoint"),
@@ -290,6 +296,7 @@ LOSSES = {
     "output_preservation": "squared change of the answer to the class",
     "masked_prior": "squared change of the answer outside of the mask",
     "slider": "squared distance to the direction between two prompts",
+    "identity": "one minus the cosine of the implied face to the subject's",
 }
 """Every loss that a training can have, in the order of its settings."""
 

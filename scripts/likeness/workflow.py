@@ -27,7 +27,7 @@ from likeness.config.quality import QualityStage
 from likeness.config.report import PageStage
 from likeness.config.subject import MINIATURE, Subject
 from likeness.config.surgery import SURGERY
-from likeness.config.training import EncodeStage, TrainStage
+from likeness.config.training import EncodeStage, TrainingSettings, TrainStage
 from likeness.models import FetchStage, wanted_models
 from likeness.photos.names import list_photos, shard_of
 from likeness.photos.pairs import list_pairs
@@ -310,11 +310,37 @@ class Plan:
         )
         return self.params(self.resolved(stage, base_model="base"), "encode_samples")
 
+    def faces_to_learn(self, wildcards: Any) -> list[str]:
+        """The faces table, where a loss of some variant reads faces."""
+        subject = self.subjects[wildcards.subject]
+        chosen = [subject.training_of(variant, wildcards.phase) for variant in subject.trained_variants]
+        return [f"results/{wildcards.subject}/faces.parquet"] if any(one.losses.reads_faces for one in chosen) else []
+
+    def faces_flag(self, wildcards: Any) -> str:
+        return " ".join(f"--faces {path}" for path in self.faces_to_learn(wildcards))
+
+    def _training(self, subject: Subject, wildcards: Any) -> TrainingSettings:
+        """Training settings of a variant and phase, with the drawn world's recogniser for the identity loss in its place."""
+        training = subject.training_of(wildcards.variant, wildcards.phase)
+        identity = training.losses.identity
+        if identity is None or identity.model.source != MINIATURE:
+            return training
+        identity = self.resolved(identity, model="pack/pack/recogniser.onnx")
+        losses = training.losses.model_copy(update={"identity": identity})
+        return training.model_copy(update={"losses": losses})
+
+    def miniature_training(self, wildcards: Any) -> list[str]:
+        """The drawn world's base model and recogniser, where this training uses them."""
+        training = self.subjects[wildcards.subject].training_of(wildcards.variant, wildcards.phase)
+        identity = training.losses.identity
+        with_pack = identity is not None and identity.model.source == MINIATURE
+        return self.miniature_base(wildcards) + ([f"{MODELS}/pack.json"] if with_pack else [])
+
     def train_lora(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
         phase = subject.phases[wildcards.phase]
         stage = TrainStage(
-            training=subject.training_of(wildcards.variant, wildcards.phase),
+            training=self._training(subject, wildcards),
             base_model=subject.base_model,
             init=phase.init,
             offline=self.project.offline,

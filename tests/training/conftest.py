@@ -43,6 +43,7 @@ class World:
     encoded: Path
     mask_kind: str | None = None
     holdout: Path | None = None
+    faces: Path | None = None
 
     def encode_stage(self, **changes) -> EncodeStage:
         values = {
@@ -54,9 +55,8 @@ class World:
         return EncodeStage.model_validate(values | changes)
 
     def encode(self, **changes) -> int:
-        return encode_samples(
-            self.encode_stage(**changes), self.manifest, self.images, self.store, self.encoded, self.holdout
-        )
+        stage, tables = self.encode_stage(**changes), (self.manifest, self.images)
+        return encode_samples(stage, *tables, self.store, self.encoded, self.holdout, self.faces)
 
     def hold_out(self, count: int) -> None:
         """Move the last samples of the manifest to the holdout."""

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from likeness.config.base import Settings
+from likeness.config.base import ModelChoice, Settings
 
 
 class LossSettings(Settings):
@@ -74,6 +74,26 @@ class SliderSettings(LossSettings):
         return (self.target, *[prompt for pair in pairs for prompt in pair])
 
 
+class IdentitySettings(LossSettings):
+    """Draws the face of the implied image to the subject's, by a face recogniser (an ONNX file, which must not be the one
+    that evaluation uses). It costs a decoding of the face's region; the VAE stays in memory."""
+
+    weight: float = Field(default=0.1, ge=0, le=1000, description="Factor of the loss in the sum.")
+    sigma_max: float = Field(
+        default=0.6, ge=0, le=1, description="Above this noise level the implied image is too blurred to have a face."
+    )
+    model: ModelChoice = Field(
+        description="The recogniser's ONNX file, such as w600k_r50.onnx of insightface's buffalo_l."
+    )
+    target: Literal["others", "own"] = Field(
+        default="others",
+        description="others: the mean of the other photos' faces, so that no photo is copied; own: the photo's (for edits).",
+    )
+    min_similarity: float = Field(
+        default=0.2, ge=-1, le=1, description="Faces less similar than this do not count: they are none yet."
+    )
+
+
 class LossesSettings(Settings):
     """The losses whose sum is optimised; null is off."""
 
@@ -85,6 +105,13 @@ class LossesSettings(Settings):
         default=None, description="Keeps what lies outside of the mask as the base model would draw it."
     )
     slider: SliderSettings | None = Field(default=None, description="Teaches a direction between two prompts.")
+
+    identity: IdentitySettings | None = Field(default=None, description="Draws the face to the subject's.")
+
+    @property
+    def reads_faces(self) -> bool:
+        """Whether the subject's face must be known in every sample."""
+        return self.identity is not None or self.velocity.face_weight > 0
 
     @property
     def auxiliary(self) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ the same way, so that a mask pixel stays on its photo pixel.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from likeness.config.training import BucketSettings
@@ -58,9 +59,22 @@ def cover_and_crop(pixels: np.ndarray, size: Size) -> np.ndarray:
     import cv2
 
     height_px, width_px = pixels.shape[:2]
-    scale = max(size[0] / width_px, size[1] / height_px)
-    covered = (max(size[0], round(width_px * scale)), max(size[1], round(height_px * scale)))
+    covered, left, top = placement((width_px, height_px), size)
     if covered != (width_px, height_px):
-        pixels = cv2.resize(pixels, covered, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    left, top = (covered[0] - size[0]) // 2, (covered[1] - size[1]) // 2
+        smaller = covered[0] * covered[1] < width_px * height_px
+        pixels = cv2.resize(pixels, covered, interpolation=cv2.INTER_AREA if smaller else cv2.INTER_CUBIC)
     return pixels[top : top + size[1], left : left + size[0]]
+
+
+def placement(photo: Size, size: Size) -> tuple[Size, int, int]:
+    """The size to which a photo is brought so that it covers the bucket, and what is cut off at its left and top."""
+    scale = max(size[0] / photo[0], size[1] / photo[1])
+    covered = (max(size[0], round(photo[0] * scale)), max(size[1], round(photo[1] * scale)))
+    return covered, (covered[0] - size[0]) // 2, (covered[1] - size[1]) // 2
+
+
+def to_bucket(points: Sequence[float], photo: Size, size: Size) -> list[float]:
+    """Bring x, y, x, y … of a photo to the bucket, as `cover_and_crop` brings its pixels: centres stay centres."""
+    covered, left, top = placement(photo, size)
+    scales, offsets = (covered[0] / photo[0], covered[1] / photo[1]), (left, top)
+    return [(float(value) + 0.5) * scales[place % 2] - 0.5 - offsets[place % 2] for place, value in enumerate(points)]

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from likeness.config.training import TrainingSettings
@@ -20,7 +21,7 @@ from likeness.klein.latents import pack
 from likeness.store import Store
 from likeness.training.encode import read_tensors
 from likeness.training.plan import PlannedSample
-from likeness.training.weights import right_half, token_weights
+from likeness.training.weights import box_on_tokens, right_half, token_weights, with_face
 
 logger = logging.getLogger(__name__)
 Grid = tuple[int, int]
@@ -41,6 +42,7 @@ class Sample:
     weights_L: torch.Tensor
     outside_L: torch.Tensor
     class_TD: torch.Tensor | None = None
+    landmarks_52: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,7 @@ def make_sample(row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], set
         sample_weights(row, tensors, settings, grid_of(latents_CHW)),
         outside_mask(row, tensors, settings, grid_of(latents_CHW)),
         tensors[row["class_embedding_sha256"]] if settings.losses.output_preservation else None,
+        np.array(row["landmarks"]).reshape(5, 2) if row["landmarks"] else None,
     )
 
 
@@ -182,6 +185,9 @@ def sample_weights(
     weights_HW = torch.ones(grid)
     if settings.masked_loss.kind is not None and row["weight_sha256"]:
         weights_HW = token_weights(tensors[row["weight_sha256"]], settings.masked_loss.unmasked_weight)
+    if settings.losses.velocity.face_weight and row["face_box"]:
+        face_HW = box_on_tokens(row["face_box"], grid, row["width_px"] / grid[1])
+        weights_HW = with_face(weights_HW, face_HW, settings.losses.velocity.face_weight)
     if settings.losses.velocity.region == "right_half":
         try:
             weights_HW = right_half(weights_HW)

@@ -25,9 +25,9 @@ from likeness.klein.load import BaseModel
 from likeness.photos.images import ImageRef, read_images
 from likeness.program import as_about
 from likeness.store import Store, item_key, sha256_of_bytes
-from likeness.tables import ENCODED, HOLDOUT, MANIFEST, read_rows, write_table
+from likeness.tables import ENCODED, FACES, HOLDOUT, MANIFEST, read_rows, write_table
 from likeness.training.base import open_base
-from likeness.training.buckets import Size, assign_bucket, bucket_sizes, cover_and_crop
+from likeness.training.buckets import Size, assign_bucket, bucket_sizes, cover_and_crop, to_bucket
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,13 @@ logger = logging.getLogger(__name__)
 
 
 def encode_samples(
-    stage: EncodeStage, manifest: Path, images: Path, store: Store, output: Path, holdout: Path | None = None
+    stage: EncodeStage,
+    manifest: Path,
+    images: Path,
+    store: Store,
+    output: Path,
+    holdout: Path | None = None,
+    faces: Path | None = None,
 ) -> int:
     """Encode every row of a manifest, and what is held out, into the ENCODED table; returns how many models were loaded.
 
@@ -53,7 +59,8 @@ def encode_samples(
     rows = read_rows(manifest, MANIFEST)
     kept = [row for row in read_rows(holdout, HOLDOUT) if row["use"] == "held_out"] if holdout else []
     samples = [(row, held_out) for group, held_out in ((rows, False), (kept, True)) for row in group]
-    encoder = SampleEncoder(stage, store, {image.sha256: image for image in reversed(read_images(images))})
+    by_sha256 = {image.sha256: image for image in reversed(read_images(images))}
+    encoder = SampleEncoder(stage, store, by_sha256, read_subject_faces(faces) if faces else {})
     everything = [(buckets, row, held_out) for buckets in stage.buckets for row, held_out in samples]
     pictures = [encoder.pictures_of(row, buckets) for buckets, row, _ in everything]
     encoder.release_vae()
@@ -82,11 +89,13 @@ def encode_samples(
 
 @dataclass
 class SampleEncoder:
-    """Makes the items of samples; `images` maps the sha256 of each usable image to where it lies."""
+    """Makes the items of samples; `images` maps the sha256 of each usable image to where it lies, `faces` (id, role) to
+    the subject's face there."""
 
     stage: EncodeStage
     store: Store
     images: Mapping[str, ImageRef]
+    faces: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     models_loaded: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -123,6 +132,20 @@ class SampleEncoder:
             "latents_sha256": self.target(target, size),
             "reference_latents_sha256s": references,
             "weight_sha256": self.weights(target, mask_sha256, size) if mask_sha256 else None,
+            **self.face_of(target, size),
+        }
+
+    def face_of(self, image: ImageRef, size: Size) -> dict[str, Any]:
+        """The subject's landmarks and box in px of the bucket, where they are read and known."""
+        face = self.faces.get((image.id, image.role))
+        if face is None:
+            return {"landmarks": None, "face_box": None}
+        photo_px = (image.width_px or 0, image.height_px or 0)
+        box = [face[name] for name in ("x0", "y0", "x1", "y1")]
+        points = face["landmarks"]
+        return {
+            "landmarks": to_bucket(points, photo_px, size) if points is not None and len(points) == 10 else None,
+            "face_box": to_bucket(box, photo_px, size),
         }
 
     def image_of(self, sha256: str) -> ImageRef:
@@ -211,6 +234,11 @@ class SampleEncoder:
         mask_HW = read_mask(self.store, mask_sha256, image)
         weights_HW = mask_on_tokens(cover_and_crop(mask_HW, size), self.base.token_px)
         return {"largest": float(weights_HW.max())}, {FILE: tensor_bytes(weights_HW)}
+
+
+def read_subject_faces(faces: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """The subject's face in every image that shows one, by (id, role)."""
+    return {(row["id"], row["role"]): row for row in read_rows(faces, FACES) if row["is_subject"]}
 
 
 def class_caption(stage: EncodeStage, caption: str) -> str:

@@ -40,10 +40,14 @@ def held_out_losses(
     """
     if not rows or not settings.held_out_sigmas:
         return {}
-    content = [[row["latents_sha256"], row["reference_latents_sha256s"], row["embedding_sha256"]] for row in rows]
+    content = [
+        [row["latents_sha256"], row["reference_latents_sha256s"], row["embedding_sha256"], row["face_box"]]
+        for row in rows
+    ]
     masks = [row["weight_sha256"] for row in rows] if settings.masked_loss.kind else []
     values = {"sigmas": settings.held_out_sigmas, "masked_loss": settings.masked_loss.model_dump(mode="json")}
     values |= {"precision": settings.precision, "region": settings.losses.velocity.region}
+    values |= {"face_weight": settings.losses.velocity.face_weight}
     prepared = cache(prepare)
     found = {}
     for step, sha256 in checkpoints.items():

@@ -50,6 +50,7 @@ class Training:
     scheduler_config: Mapping[str, Any]
     layout: Layout
     followers: Sequence[Follower] = ()
+    vae: Any = None
     step: int = 0
     log: list[LogRow] = field(default_factory=list)
 
@@ -59,7 +60,7 @@ class Training:
         if self.settings.gradient_checkpointing:
             self.back_off.every = self.settings.checkpoint_every
             checkpoint_blocks(self.transformer, self.settings.checkpoint_every)
-        self.objective = make_objective(self.settings.losses, self.data)
+        self.objective = make_objective(self.settings.losses, self.data, self.vae)
         self.places = {sample_id: place for place, sample_id in enumerate(sorted(self.data.samples))}
 
     def forget_gradients(self) -> None:

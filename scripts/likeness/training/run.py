@@ -84,7 +84,8 @@ def prepare(base: BaseModel, settings: TrainingSettings, data: TrainingData, sta
     optimizer = make_optimizer(weights.values(), settings.optimizer)
     config = base.config_of("scheduler", "scheduler_config.json")
     followers = [Ema(weights, settings.ema.decay)] if settings.ema.decay else []
-    return Training(transformer, weights, optimizer, data, settings, config, base.layout, followers)
+    vae = base.vae if settings.losses.identity else None
+    return Training(transformer, weights, optimizer, data, settings, config, base.layout, followers, vae)
 
 
 def ema_of(training: Training) -> Ema | None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from likeness.config.losses import LossesSettings
 from likeness.config.training import AUTO_FLOOR, TrainingSettings, TrainStage
 from likeness.errors import UserError
 from likeness.klein.load import check_trainable
@@ -165,8 +166,16 @@ def training_key(
     left_out |= set() if dropout else {"empty_embedding_sha256"}
     read = [name for name in CONTENT if name not in left_out]
     read += ["class_embedding_sha256"] if settings.losses.output_preservation else []
+    read += ["landmarks", "face_box"] if settings.losses.reads_faces else []
+    if settings.losses.identity:
+        values["losses"]["identity"]["model"] = model_digest(Path(settings.losses.identity.model.source))
     content = [{name: row[name] for name in read} for row in rows]
     return item_key("training", VERSION, values, fingerprint, [content, start.sha256 if start else None])
+
+
+def model_digest(path: Path) -> str:
+    """What identifies a model file; a missing one is complained about where it is read."""
+    return sha256_of_file(path) if path.is_file() else ""
 
 
 def wanted_steps(settings: TrainingSettings) -> list[int]:
@@ -213,8 +222,9 @@ def measure_held_out(
         from likeness.training.data import load_samples
         from likeness.training.run import prepare as prepare_training
 
+        plain = settings.model_copy(update={"losses": LossesSettings(velocity=settings.losses.velocity)})
         base = open_base(stage.base_model, offline=stage.offline, dtype=settings.precision, on_gpu=True)
-        return prepare_training(base, settings, load_samples(rows, settings, folder.store, base.device), None)
+        return prepare_training(base, plain, load_samples(rows, plain, folder.store, base.device), None)
 
     return held_out_losses(files, rows, settings, fingerprint, folder.store, prepare)
 

@@ -5,6 +5,8 @@ Axes: B samples, L tokens, H and W of the token grid.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -26,3 +28,16 @@ def right_half(weights_HW: torch.Tensor) -> torch.Tensor:
         raise ValueError(f"a diptych of {width}×{height} tokens has no seam between tokens")
     seam = torch.arange(width, device=weights_HW.device) >= width // 2
     return weights_HW * seam
+
+
+def box_on_tokens(box_px: Sequence[float], grid: tuple[int, int], token_px: float) -> torch.Tensor:
+    """The share of each token that lies in a box (left, top, right, bottom in px), (H, W), 0..1."""
+    left, top, right, bottom = box_px
+    return torch.outer(covered(top, bottom, grid[0], token_px), covered(left, right, grid[1], token_px))
+
+
+def covered(first_px: float, last_px: float, count: int, step_px: float) -> torch.Tensor:
+    """The share of each of `count` steps that lies between two places."""
+    starts = torch.arange(count) * step_px
+    overlap = torch.minimum(starts + step_px, torch.tensor(last_px)) - torch.maximum(starts, torch.tensor(first_px))
+    return (overlap / step_px).clamp(0.0, 1.0)

@@ -8,6 +8,7 @@ from typing import Any
 
 from likeness.config.losses import LossesSettings
 from likeness.training.data import TrainingData
+from likeness.training.losses.identity import make_identity_loss
 from likeness.training.losses.objective import Loss, Objective, Term, WatchedObjective
 from likeness.training.losses.preservation import masked_prior, output_preservation
 from likeness.training.losses.slider import SliderLoss
@@ -16,21 +17,25 @@ from likeness.training.losses.velocity import VelocityLoss
 FEW = 2
 """More auxiliary losses than this are hard to balance by hand, so their gradients are compared in the log."""
 
-MAKERS: dict[str, Callable[[Any, TrainingData], Loss]] = {
-    "velocity": lambda settings, data: VelocityLoss(settings),
-    "output_preservation": lambda settings, data: output_preservation,
-    "masked_prior": lambda settings, data: masked_prior,
-    "slider": lambda settings, data: SliderLoss(settings, data.prompts),
+MAKERS: dict[str, Callable[[Any, TrainingData, Any], Loss]] = {
+    "velocity": lambda settings, data, vae: VelocityLoss(settings),
+    "output_preservation": lambda settings, data, vae: output_preservation,
+    "masked_prior": lambda settings, data, vae: masked_prior,
+    "slider": lambda settings, data, vae: SliderLoss(settings, data.prompts),
+    "identity": make_identity_loss,
 }
-"""How each loss is made from its settings and the training's data, in the order of the log."""
+"""How each loss is made from its settings, the training's data and the VAE, in the order of the log."""
 
 logger = logging.getLogger(__name__)
 
 
-def make_objective(settings: LossesSettings, data: TrainingData) -> Objective:
-    """The losses that are on, in the order of their settings; with many of them, one that watches their balance."""
+def make_objective(settings: LossesSettings, data: TrainingData, vae: Any = None) -> Objective:
+    """The losses that are on, in the order of their settings; with many of them, one that watches their balance.
+
+    `vae` is needed by losses that look at the picture.
+    """
     on = {name: one for name in MAKERS if (one := getattr(settings, name)) is not None}
-    terms = tuple(Term(name, one, MAKERS[name](one, data)) for name, one in on.items())
+    terms = tuple(Term(name, one, MAKERS[name](one, data, vae)) for name, one in on.items())
     if len(settings.auxiliary) <= FEW:
         return Objective(terms)
     logger.warning(
