@@ -44,6 +44,14 @@ subjects:
     prompts: {garden: {text: "{trigger} in a garden"}, kitchen: {text: "{trigger} in a kitchen"}}
     evaluation: {distilled_model: distilled, lpips: alex.pth, clip: clip, body_pose: vitpose}
     pick: {variant: main, phase: main, step: 250}
+    training:
+      adapter: {orthogonal: {concept: 1}}
+      masked_loss: {kind: person}
+      losses:
+        output_preservation: {}
+        masked_prior: {}
+        slider: {target: a person, positive: an old person, negative: a young person}
+        identity: {model: arcface.onnx}
     surgery:
       small: {method: resize, of: drawer/one.safetensors, rank: 8}
       ratio: {method: resize, of: main, ratio: 20}
@@ -135,6 +143,9 @@ OTHER: dict[str, Any] = {
             "best": True,
         }.items()
     },
+    "training.adapter.ranks": {r"transformer_blocks\.0\..*": 8},
+    "training.adapter.alphas": {r"transformer_blocks\.0\..*": 8.0},
+    "training.adapter.groups": {"style": "double_attn"},
     "variants.*.trainer": "ai-toolkit",
     "trainers.*.environment": {"PATH": "elsewhere"},
     "trainers.*.overrides": {"seed": 7},
@@ -171,8 +182,8 @@ READ_BY: dict[str, set[str]] = {
     "offline": {*SHARDED, *MERGES, "encode_samples", "train_lora", "train_external", "publish_lora", *SCORES, *SURGERY}
     - {"index_photos", "index_pairs", "merge_photos"},
     "cpu_threads": {"detect_faces", "make_masks", "merge_masks", *CAPTIONS, "encode_samples"},
-    "trigger": {*CAPTIONS, "export_dataset", "train_external", *SCORES, "publish_lora"},
-    "class_word": {*CAPTIONS, "export_dataset", "train_external", *SCORES, "publish_lora"},
+    "trigger": {*CAPTIONS, "encode_samples", "export_dataset", "train_external", *SCORES, "publish_lora"},
+    "class_word": {*CAPTIONS, "encode_samples", "export_dataset", "train_external", *SCORES, "publish_lora"},
     "recipe": {*CAPTIONS, "decide_phases", "export_dataset", "train_external", *DRAWN, *CHOICE, "publish_lora"},
     "photos": {"index_photos", "merge_photos"},
     "photos.*.path": {"index_photos", "merge_photos", *CAPTIONS},
@@ -202,6 +213,10 @@ READ_BY: dict[str, set[str]] = {
     "training.buckets": {*TRAINING, "encode_samples", *SCORES},
     "training.masked_loss.kind": {*TRAINING, "decide_phases", "encode_samples"},
     "training.masked_loss.unmasked_weight": {*TRAINING, "encode_samples"},
+    **{
+        f"training.losses.slider.{key}": {*TRAINING, "encode_samples"}
+        for key in ("target", "positive", "negative", "preserve")
+    },
     "variants.*.training": {"train_lora"},
     "variants.*.phases": {
         *("train_lora", "score_checkpoints", "score_finalists", "choose_checkpoint", "publish_lora", "make_surgery")
@@ -298,6 +313,9 @@ def change(values: dict[str, Any], name: str, field: FieldInfo) -> None:
     if re.search(r"\.(background|of)\.(file|best)$", name):
         # A parent is one of three kinds: it becomes another kind.
         place.clear()
+    if last == "adapter_precision":
+        # Only one optimizer goes with an adapter in bfloat16.
+        place["optimizer"]["name"] = "adamw_kahan"
     place[last] = value
 
 

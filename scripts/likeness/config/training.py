@@ -41,7 +41,7 @@ class ScheduleSettings(Settings):
     name: Literal["constant", "cosine", "polynomial", "two_stage"] = Field(
         default="constant",
         description="constant; cosine to zero; polynomial to `end`; two_stage: `end` from the share `stage_at` on; all after "
-        "the warm-up. A second stage with a fresh optimizer is a phase of its own. More `steps` continue a constant one, and train the others anew.",
+        "the warm-up. A second stage with a fresh optimizer is a phase of its own. More `steps` continue a constant one only.",
     )
     warmup_steps: int = Field(default=0, ge=0, description="Steps of linear warm-up.")
     power: float = Field(default=1.0, gt=0, le=10, description="polynomial: exponent; 1 falls in a straight line.")
