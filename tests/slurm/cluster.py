@@ -35,7 +35,7 @@ class Ended:
 
 @dataclass(frozen=True)
 class Submitted:
-    """A job as it was asked for; the executor's comment is `rule_<name>…` or `group_<name>…`."""
+    """A job as it was asked for; the executor's comment is `rule_<rule>_wildcards…` or `rule_<group>_<its rules>`."""
 
     number: int
     wants_gpu: bool

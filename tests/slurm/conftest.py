@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 from tests.slurm.cluster import CannotStart, Cluster
-from tests.workflow.conftest import CONFIG, SUBJECT, draw_photos
+from tests.workflow.conftest import CONFIG, ONE_PHASE, draw_photos
 from tests.workflow.project import HOUSE, Project, Run
 
 STEPS, SAVE_EVERY = 240, 60
@@ -63,10 +64,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 def make_project(folder: Path, miniature: Path) -> Project:
     """The small project, with a training that is long enough to be caught in the middle."""
     project = Project(folder, miniature)
-    config = CONFIG.replace("steps: 10", f"steps: {STEPS}").replace("save_every: 5", f"save_every: {SAVE_EVERY}")
-    project.configure(config.replace("gpus_per_job: 0", "gpus_per_job: 1"))
-    project.configure(SUBJECT.format(top=6), "robin")
-    draw_photos(folder / "data" / "robin")
+    config = yaml.safe_load(CONFIG)
+    config["gpus_per_job"] = 1
+    config["defaults"]["training"] |= {"steps": STEPS, "save_every": SAVE_EVERY}
+    project.configure(yaml.safe_dump(config, sort_keys=False))
+    project.configure(ONE_PHASE, "robin")
+    draw_photos(folder / "data" / "robin", count=8, seed=5)
     return project
 
 
@@ -95,7 +98,7 @@ def disturbed(cluster: Cluster, miniature: Path, tmp_path_factory: pytest.TempPa
 def run_on_cluster(project: Project) -> Run:
     """Run with the profile as it is shipped, but look at jobs often and use the node's own disk at once."""
     profile = str(HOUSE / "profiles" / "slurm")
-    hasty = ("--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "5")
+    hasty = ("--slurm-init-seconds-before-status-checks", "6", "--latency-wait", "5")
     arrays = ("--slurm-array-jobs", "measure_quality")
     return project.run("--workflow-profile", profile, *hasty, *arrays, cores=16)
 
