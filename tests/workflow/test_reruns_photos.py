@@ -1,0 +1,135 @@
+"""What an edit of a photo or a caption starts: exact jobs, items computed, models loaded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageFilter
+from tests.workflow.conftest import draw_photos
+from tests.workflow.project import Project, Run, copy_house
+from tests.workflow.table import (
+    PAGES,
+    Scene,
+    Step,
+    base,
+    choice,
+    curation,
+    darken,
+    decision,
+    edit_caption,
+    encoding,
+    follow,
+    nothing,
+    revert,
+    scores,
+    training,
+    write_sidecar,
+)
+
+from likeness.store import sha256_of_file
+
+pytestmark = pytest.mark.slow
+
+ONE_PHOTO = {"faces": 1, "crops": 1, "masks": 1, "crop_masks": 2, "quality": 1}
+FACES_AND_MASKS = {"detect_faces": 1, "make_masks": 1}
+EVALUATION = {*base("robin"), *scores("robin", "main"), *choice("robin")}
+TRAINING = {*encoding("robin", "main"), *training("robin", "main"), *EVALUATION}
+NEW_CHECKPOINTS = {"generated-images": 3, "score-faces": 3, "score-pixels": 3, "score-diversity": 3}
+"""Two checkpoints on the select half, and the finalist on the report half: one prompt and seed each."""
+DRAWING = {"score_checkpoints": 3, "score_finalists": 3}
+"""Transformer, VAE and recogniser."""
+CAPTIONS = {"write_captions/robin/{kept}", "merge_captions/robin", *decision("robin"), *PAGES}
+REVERTED_WITHIN_S = 300
+"""A minute on an idle machine; busy ones need more."""
+
+
+def lora_of(project: Project) -> str:
+    return sha256_of_file(project.folder / "results" / "robin" / "lora" / "robin.safetensors")
+
+
+def same_lora_soon(scene: Scene, run: Run) -> None:
+    """Yesterday's LoRA is back, soon."""
+    assert lora_of(scene.project) == sha256_of_file(scene.origin / "results" / "robin" / "lora" / "robin.safetensors")
+    assert run.elapsed_s < REVERTED_WITHIN_S
+
+
+def other_lora(scene: Scene, run: Run) -> None:
+    """Another LoRA is published, and yesterday's is in the archive."""
+    before = sha256_of_file(scene.origin / "results" / "robin" / "lora" / "robin.safetensors")
+    assert lora_of(scene.project) != before
+    archived = scene.project.folder / "results" / "robin" / "lora" / "archive" / before[:12] / "robin.safetensors"
+    assert sha256_of_file(archived) == before
+
+
+def touch_everything(scene: Scene) -> None:
+    """Renew all modification times of what a person keeps: photos, configuration, code."""
+    for folder in (scene.folder(), scene.project.folder / "config", scene.project.house):
+        for path in folder.rglob("*"):
+            path.touch()
+
+
+def add_blurred(scene: Scene) -> None:
+    """Add a photo of somebody else, too blurred to be among the sharpest."""
+    (path,) = draw_photos(scene.project.folder / "elsewhere", count=1, seed=9)
+    Image.open(path).filter(ImageFilter.GaussianBlur(1)).save(scene.photo("added"))
+
+
+TABLE = {
+    "nothing": [Step(nothing), Step(touch_everything)],
+    "an unselected photo changed and reverted": [
+        Step(darken("top"), curation("robin", "top"), ONE_PHOTO, FACES_AND_MASKS),
+        Step(revert("top"), curation("robin", "top")),
+        Step(nothing),
+    ],
+    "a held-out photo changed": [
+        Step(
+            darken("held_out"),
+            {*curation("robin", "held_out"), *EVALUATION},
+            {**ONE_PHOTO, "score-faces": 1},
+            {**FACES_AND_MASKS, "score_base": 1},
+        ),
+    ],
+    "a selected photo changed and reverted": [
+        Step(
+            darken("kept"),
+            {*curation("robin", "kept"), *TRAINING},
+            {**ONE_PHOTO, "latents": 1, "loss-weights": 1, "training-steps": 4, **NEW_CHECKPOINTS, "score-faces": 4},
+            {**FACES_AND_MASKS, "encode_samples": 1, "train_lora": 1, "score_base": 1, **DRAWING},
+            then=other_lora,
+        ),
+        Step(revert("kept"), {*curation("robin", "kept"), *TRAINING}, then=same_lora_soon),
+    ],
+    "a photo added, removed and added again": [
+        Step(add_blurred, curation("robin", "added"), ONE_PHOTO, FACES_AND_MASKS),
+        Step(
+            lambda scene: scene.photo("added").rename(scene.photo("gone").with_suffix(".bak")),
+            curation("robin", "added"),
+        ),
+        Step(
+            lambda scene: scene.photo("gone").with_suffix(".bak").rename(scene.photo("added")),
+            curation("robin", "added"),
+        ),
+    ],
+    "a selected photo renamed": [
+        Step(lambda scene: scene.photo("kept").rename(scene.photo("renamed")), curation("robin", "kept", "renamed")),
+    ],
+    "a selected photo's caption edited in captions.csv, then in a sidecar": [
+        Step(
+            edit_caption("kept", ", waving with one hand"),
+            {*CAPTIONS, *TRAINING},
+            {"embeddings": 1, "training-steps": 4, **NEW_CHECKPOINTS},
+            {"encode_samples": 1, "train_lora": 1, **DRAWING},
+        ),
+        Step(nothing),
+        Step(write_sidecar("kept", as_before=False), CAPTIONS),
+        Step(write_sidecar("kept", as_before=True), {*CAPTIONS, *TRAINING}, then=same_lora_soon),
+        Step(nothing),
+    ],
+}
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_an_edit_starts_what_depends_on_it(name: str, project: Project, finished: Path, tmp_path: Path) -> None:
+    project.house = copy_house(tmp_path / "house")
+    follow(Scene(project, finished), TABLE[name])
