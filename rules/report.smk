@@ -26,6 +26,7 @@ rule write_config:
 
 rule write_curation:
     input:
+        tables=plan.curated_tables,
         decisions=plan.of_all("results/{subject}/phases/decisions.parquet"),
     output:
         "results/report/curate.html",

@@ -529,6 +529,13 @@ class Plan:
             for phase in (export.phases or settings.phases)
         ]
 
+    def curated_tables(self, wildcards: Any) -> list[str]:
+        """What the page of every photo shows of all subjects, beside the decisions."""
+        stages = ("faces", "masks", "quality", "captions")
+        return [
+            f"results/{subject}/{table}.parquet" for subject in self.subjects for table in (self.kind(subject), *stages)
+        ]
+
     def of_all(self, path: str) -> list[str]:
         """A path pattern filled for every subject."""
         return [path.format(subject=subject) for subject in self.subjects]
