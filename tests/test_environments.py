@@ -218,6 +218,6 @@ def test_snakemake_runs_jobs_in_the_environment_of_their_rule(tmp_path: Path, mo
     run = project.succeed(
         "--sdm", "conda", "--conda-prefix", str(tmp_path / "conda"), "--", "results/report/curate.html"
     )
-    assert run.jobs == ("Write the page of every photo and its fate",)
+    assert run.jobs == {"write_curation"}
     (built,) = (tmp_path / "conda").glob("*/bin/python")
     assert subprocess.run([built, "-c", "import torch"], capture_output=True, check=False).returncode != 0
