@@ -10,6 +10,7 @@ from tests.workflow.conftest import draw_photos
 from tests.workflow.project import Project, Run, copy_house
 from tests.workflow.table import (
     PAGES,
+    Edit,
     Scene,
     Step,
     base,
@@ -71,8 +72,25 @@ def touch_everything(scene: Scene) -> None:
 
 def add_blurred(scene: Scene) -> None:
     """Add a photo of somebody else, too blurred to be among the sharpest."""
-    (path,) = draw_photos(scene.project.folder / "elsewhere", count=1, seed=9)
+    (path,) = draw_photos(scene.project.folder / "drawn", count=1, seed=9)
     Image.open(path).filter(ImageFilter.GaussianBlur(1)).save(scene.photo("added"))
+
+
+def take_away(name: str) -> Edit:
+    """Move a photo out of the subject's folder."""
+
+    def edit(scene: Scene) -> None:
+        path = scene.photo(name)
+        elsewhere = scene.project.folder / "elsewhere"
+        elsewhere.mkdir()
+        path.rename(elsewhere / path.name)
+
+    return edit
+
+
+def bring_back(name: str) -> Edit:
+    """Move it back."""
+    return lambda scene: (scene.project.folder / "elsewhere" / scene.photo(name).name).rename(scene.photo(name))
 
 
 TABLE = {
@@ -102,14 +120,8 @@ TABLE = {
     ],
     "a photo added, removed and added again": [
         Step(add_blurred, curation("robin", "added"), ONE_PHOTO, FACES_AND_MASKS),
-        Step(
-            lambda scene: scene.photo("added").rename(scene.photo("gone").with_suffix(".bak")),
-            curation("robin", "added"),
-        ),
-        Step(
-            lambda scene: scene.photo("gone").with_suffix(".bak").rename(scene.photo("added")),
-            curation("robin", "added"),
-        ),
+        Step(take_away("added"), curation("robin", "added")),
+        Step(bring_back("added"), curation("robin", "added")),
     ],
     "a selected photo renamed": [
         Step(lambda scene: scene.photo("kept").rename(scene.photo("renamed")), curation("robin", "kept", "renamed")),
