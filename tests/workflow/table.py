@@ -87,10 +87,13 @@ class Scene:
         self._names: dict[tuple[str, str], str] = {}
         for subject in sorted(path.name for path in (origin / "data").iterdir()):
             table = read_rows(origin / "results" / subject / "phases" / "decisions.parquet", DECISIONS)
-            first = table[0]["phase"]
-            for row in sorted(table, key=lambda row: row["id"], reverse=True):
-                if row["phase"] == first:
-                    self._names[subject, row["rule"]] = row["id"]
+            by_photo: dict[str, list[str]] = {}
+            for row in table:
+                by_photo.setdefault(row["id"], []).append(row["rule"])
+            for name, rules in sorted(by_photo.items(), reverse=True):
+                # A photo is left out only where no phase keeps it; later phases then say `earlier_phase`.
+                rule = "kept" if "kept" in rules else next(rule for rule in rules if rule != "earlier_phase")
+                self._names[subject, rule] = name
 
     def photo(self, role: str, subject: str = "robin") -> Path:
         """A photo by the rule that decided about it (kept, top, held_out …), or else by its name."""
