@@ -63,7 +63,9 @@ def in_child(name: str, args: argparse.Namespace) -> dict[str, Any]:
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{name} failed")
-    return {**json.loads(output.splitlines()[-1]), "peak_gb": usage.ru_maxrss * 1024 / 1e9}
+    found = {**json.loads(output.splitlines()[-1]), "peak_gb": usage.ru_maxrss * 1024 / 1e9}
+    print(f"{name}: {found['wall_s']:.1f} s, processor {found['cpu_s']:.1f} s", file=sys.stderr)
+    return found
 
 
 def child(name: str, folder: Path, rank: int, threads: int) -> dict[str, Any]:

@@ -105,9 +105,11 @@ def weighted_sum(
     strengths = [weight * module.scale for module, weight in present]
     common = strengths[0] if len(present) == 1 else max(map(abs, strengths))
     dtype = dtype or widest(modules)
+    # A half type holds 11 binary digits at most, so a product in float32 loses nothing that it could keep.
+    working = torch.float32 if dtype.itemsize < 4 else torch.float64
     ups, downs = [], []
     for (module, _), strength in zip(present, strengths, strict=True):
-        up_OR = module.B_OR if strength == common else module.B_OR.double() * (strength / common)
+        up_OR = module.B_OR if strength == common else module.B_OR.to(working) * (strength / common)
         ups.append(up_OR.to(dtype))
         downs.append(module.A_RI.to(dtype))
     return LoraModule(torch.cat(downs), torch.cat(ups, dim=1), common)
