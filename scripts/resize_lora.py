@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from likeness.errors import UserError
 from likeness.program import run, set_threads
@@ -24,7 +25,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from likeness.lora.files import open_lora
-    from likeness.lora.resize import RankRule, low_ranks, resize_lora
+    from likeness.lora.resize import Criterion, RankRule, low_ranks, resize_lora
 
     given = {
         name: getattr(args, name) for name in ("ratio", "frobenius", "cumulative") if getattr(args, name) is not None
@@ -32,7 +33,7 @@ def main() -> None:
     if args.rule and not given:
         raise UserError("--rule counts singular values for --ratio, --frobenius or --cumulative: give one of them.")
     name, threshold = next(iter(given.items()), ("fixed", None))
-    rule = RankRule(args.rank, name, threshold, args.rule or "minimal")
+    rule = RankRule(args.rank, cast(Criterion, name), threshold, args.rule or "minimal")
     operation = resize_lora(open_lora(args.input, args.lokr_rank), rule)
     found = write_result(args, args.output, operation, [args.input])
     show({**found, "warnings": low_ranks(found["modules"])}, args.json)
