@@ -36,7 +36,7 @@ rule score_base:
 
 rule score_checkpoints:
     input:
-        steps=plan.steps_of,
+        steps=plan.surgery.steps_of,
         base="results/{subject}/evaluation/base/scores.parquet",
         holdout=plan.holdout,
         manifests=plan.manifests,

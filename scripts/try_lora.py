@@ -1,6 +1,7 @@
 """Draw one image with a subject's published LoRA.
 
-An edit also needs `--reference`: the picture to change first, then further references.
+An edit also needs `--reference`: the picture to change first, then further references. With `--beside` another LoRA
+is used at the same time, without a merged file.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from types import SimpleNamespace
 from likeness.config.evaluation import ScoreStage
 from likeness.errors import UserError, nearest
 from likeness.program import read_settings, run, set_threads
-from likeness.store import Store
+from likeness.store import Store, sha256_of_file
 
 
 def main() -> None:
@@ -21,6 +22,14 @@ def main() -> None:
     parser.add_argument("--name", required=True, help="name of the subject")
     parser.add_argument("--prompt", required=True, help="may contain {trigger} and {class}")
     parser.add_argument("--scale", type=float, default=1.0, help="strength of the LoRA; 0 draws with the bare base")
+    parser.add_argument("--beside", type=Path, help="another LoRA file to use at the same time")
+    parser.add_argument(
+        "--method",
+        choices=("sum", "k-lora", "masked"),
+        default="sum",
+        help="how both are used: in full, the other as the style by layer and step, or each within its subject's place",
+    )
+    parser.add_argument("--word", help="masked: the word in the prompt that the other LoRA belongs to")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--reference", type=Path, nargs="*", default=[], help="an edit's source and further references")
     parser.add_argument("--output", type=Path, default=None, help="PNG; default results/NAME/try.png")
@@ -28,8 +37,11 @@ def main() -> None:
     args = parser.parse_args()
     output = args.output.resolve() if args.output else Path("results", args.name, "try.png")
     sources = [path.resolve() for path in args.reference]
+    beside = args.beside.resolve() if args.beside else None
     os.chdir(args.folder)
 
+    from likeness.evaluation.draw import LoraFile
+    from likeness.evaluation.mix import Mixture
     from likeness.evaluation.once import draw_once, image_of, size_for
     from likeness.workflow import Plan
 
@@ -48,6 +60,12 @@ def main() -> None:
     if stage.kind == "pairs" and not args.reference:
         raise UserError(f"{args.name} is an edit: give --reference with the picture to change")
     references = [image_of(path) for path in sources]
+    mixture = None
+    if beside is not None:
+        if not beside.is_file() or not args.scale:
+            raise UserError(f"--beside: {beside} is not there, or --scale 0 leaves nothing to put it beside")
+        words = (stage.trigger, args.word) if args.word else ()
+        mixture = Mixture(args.method, (LoraFile(beside, sha256_of_file(beside)),), words)
     draw_once(
         stage,
         Store(Path(plan.store)),
@@ -58,6 +76,7 @@ def main() -> None:
         seed=args.seed,
         references=references,
         size_px=size_for(stage, references),
+        mixture=mixture,
     )
     print(f"wrote {output}")
 

@@ -26,7 +26,6 @@ from likeness.config.photos import PhotoStage
 from likeness.config.quality import QualityStage
 from likeness.config.report import PageStage
 from likeness.config.subject import MINIATURE, Subject
-from likeness.config.surgery import SURGERY
 from likeness.config.training import EncodeStage, TrainingSettings, TrainStage
 from likeness.models import FetchStage, wanted_models
 from likeness.photos.names import list_photos, shard_of
@@ -451,31 +450,13 @@ class Plan:
     def _loras(self, subject: str, variant: str) -> list[str]:
         return sorted(glob(self.subjects[subject].variants[variant].lora or "", recursive=True))
 
-    def steps_of(self, wildcards: Any) -> str:
-        """Where the LoRAs of one variant and phase are listed."""
-        if wildcards.phase == SURGERY:
-            return self.surgery.record(wildcards.subject, wildcards.variant)
-        return f"results/{wildcards.subject}/train/{wildcards.variant}/{wildcards.phase}/steps.json"
-
-    def trained_steps(self, wildcards: Any) -> list[str]:
-        return [
-            f"results/{wildcards.subject}/train/{variant}/{phase}/steps.json"
-            for variant, phase in self.trained(wildcards.subject)
-        ]
-
     def step_files(self, wildcards: Any) -> list[str]:
         """Where all LoRAs are listed that were trained or made by surgery."""
-        return [*self.trained_steps(wildcards), *self.surgery.records(wildcards.subject)]
-
-    def checkpoint_scores(self, wildcards: Any) -> list[str]:
-        """Score tables of all checkpoints and finished files, without the base and without what surgery made."""
-        folder = f"results/{wildcards.subject}/evaluation"
-        trained = [f"{folder}/{variant}/{phase}/scores.parquet" for variant, phase in self.trained(wildcards.subject)]
-        return trained + [f"{folder}/{name}/files/scores.parquet" for name in self.external(wildcards.subject)]
+        return [*self.surgery.trained_steps(wildcards), *self.surgery.records(wildcards.subject)]
 
     def select_scores(self, wildcards: Any) -> list[str]:
         """Score tables of all candidates, without the base."""
-        return self.checkpoint_scores(wildcards) + self.surgery.scores(wildcards.subject)
+        return self.surgery.checkpoint_scores(wildcards) + self.surgery.scores(wildcards.subject)
 
     def all_scores(self, wildcards: Any) -> list[str]:
         folder = f"results/{wildcards.subject}/evaluation"

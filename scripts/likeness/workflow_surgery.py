@@ -36,6 +36,25 @@ class SurgeryPlan:
         names = self._plan.subjects[subject].candidates
         return [f"results/{subject}/evaluation/{name}/{SURGERY}/scores.parquet" for name in names]
 
+    def steps_of(self, wildcards: Any) -> str:
+        """Where the LoRAs of one variant and phase are listed."""
+        if wildcards.phase == SURGERY:
+            return self.record(wildcards.subject, wildcards.variant)
+        return f"results/{wildcards.subject}/train/{wildcards.variant}/{wildcards.phase}/steps.json"
+
+    def trained_steps(self, wildcards: Any) -> list[str]:
+        """Where all LoRAs are listed that were trained."""
+        return [
+            f"results/{wildcards.subject}/train/{variant}/{phase}/steps.json"
+            for variant, phase in self._plan.trained(wildcards.subject)
+        ]
+
+    def checkpoint_scores(self, wildcards: Any) -> list[str]:
+        """Score tables of all checkpoints and finished files, without the base and without what surgery made."""
+        plan, folder = self._plan, f"results/{wildcards.subject}/evaluation"
+        trained = [f"{folder}/{variant}/{phase}/scores.parquet" for variant, phase in plan.trained(wildcards.subject)]
+        return trained + [f"{folder}/{name}/files/scores.parquet" for name in plan.external(wildcards.subject)]
+
     def ablations(self, subject: str) -> list[str]:
         return [f"results/{subject}/ablation/{name}.parquet" for name in self._plan.subjects[subject].ablation]
 
@@ -74,7 +93,7 @@ class SurgeryPlan:
         if not any(parent.best for parent in parents):
             return []
         return [
-            *self._plan.checkpoint_scores(wildcards),
+            *self.checkpoint_scores(wildcards),
             f"results/{wildcards.subject}/evaluation/base/scores.parquet",
         ]
 
@@ -86,10 +105,10 @@ class SurgeryPlan:
         return self._scores_for_best(wildcards, self._of_ablation(wildcards))
 
     def steps_of_candidate(self, wildcards: Any) -> list[str]:
-        return self._plan.trained_steps(wildcards) if self.scores_of_candidate(wildcards) else []
+        return self.trained_steps(wildcards) if self.scores_of_candidate(wildcards) else []
 
     def steps_of_ablation(self, wildcards: Any) -> list[str]:
-        return self._plan.trained_steps(wildcards) if self.scores_of_ablation(wildcards) else []
+        return self.trained_steps(wildcards) if self.scores_of_ablation(wildcards) else []
 
     def flags_of_candidate(self, wildcards: Any) -> str:
         """Flags with the files of all parents."""
@@ -105,7 +124,7 @@ class SurgeryPlan:
             flags.append(f"--parents {shlex.join(paths)}")
         if any(parent.best for parent in listed):
             flags.append(f"--scores {shlex.join(self._scores_for_best(wildcards, listed))}")
-            steps = self._plan.trained_steps(wildcards)
+            steps = self.trained_steps(wildcards)
             flags += [f"--checkpoints {shlex.join(steps)}"] if steps else []
             flags += [self._plan.external_flag(wildcards)]
         return " ".join(filter(None, flags))

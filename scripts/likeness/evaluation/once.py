@@ -7,6 +7,7 @@ from pathlib import Path
 
 from likeness.config.evaluation import ScoreStage
 from likeness.evaluation.draw import Drawer, LoraFile, Request
+from likeness.evaluation.mix import Mixture, MixtureDrawer
 from likeness.evaluation.prompts import GridPoint, fill
 from likeness.photos.images import ImageRef
 from likeness.photos.load import read_header, read_photo_bytes
@@ -25,10 +26,12 @@ def draw_once(
     seed: int = 1,
     references: Sequence[ImageRef] = (),
     size_px: tuple[int, int] | None = None,
+    mixture: Mixture | None = None,
 ) -> str:
     """Draw one image (None: with the bare base) to `output` as PNG and return its sha256.
 
-    `{trigger}` and `{class}` in the prompt are filled in. Size is (width, height) in px, by default the evaluation's.
+    `{trigger}` and `{class}` in the prompt are filled in; `mixture` holds other LoRAs to use as well.
+    Size is (width, height) in px, by default the evaluation's.
     """
     width_px, height_px = size_px or (stage.evaluation.width_px, stage.evaluation.height_px)
     images: Mapping[str, ImageRef] = {image.sha256: image for image in references}
@@ -43,7 +46,8 @@ def draw_once(
         reference_sha256s=tuple(image.sha256 for image in references),
     )
     request = Request(point, LoraFile(lora, sha256_of_file(lora)) if lora else None, scale)
-    sha256 = Drawer(stage, store, images).draw([request])[request]
+    drawer = Drawer(stage, store, images) if mixture is None else MixtureDrawer(stage, store, images, mixture)
+    sha256 = drawer.draw([request])[request]
     store.restore(sha256, output)
     return sha256
 
