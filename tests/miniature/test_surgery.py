@@ -230,20 +230,19 @@ def test_a_lora_trained_on_single_block_2_ranks_it_first_out_and_in(world: World
     path = world.folder / "everywhere.safetensors"
     save_lora(path, widened(trained, workplace.drawer.layout), {})
     parent = Found(LoraFile(path, sha256_of_file(path)), None, path.name)
-    ablation = Ablation.model_validate({"of": str(path), "weights": [0.0, 0.5, 1.0]})
+    ablation = Ablation.model_validate({"of": str(path), "weights": [0.0, 1.0]})
     output = world.folder / "robin" / "ablation" / "narrow.parquet"
     rows = ablate_lora(workplace, ablation, parent, world.base_folder, "robin", output)
-    for mode, weight in (("knock-out", 0.0), ("knock-out", 0.5), ("knock-in", 0.5), ("knock-in", 1.0)):
+    for mode, weight in (("knock-out", 0.0), ("knock-in", 1.0)):
         for metric in ("csim", "image_change"):
             family = [row for row in rows if (row["mode"], row["weight"], row["metric"]) == (mode, weight, metric)]
             first = next(row for row in family if row["rank"] == 1)
             assert first["block"] == "single.2", (mode, weight, metric)
             assert all(abs(row["difference"]) < 1e-3 for row in family if row["block"] != "single.2")
-    out = next(
-        row for row in rows if (row["mode"], row["weight"], row["metric"], row["rank"]) == ("knock-out", 0.0, "csim", 1)
-    )
-    assert out["difference"] < -0.1 and out["p_holm"] < 0.05
-    assert choose_blocks(rows, "csim", 8) == ["single.2"]
+            assert (
+                (first["difference"] < -0.1) if (mode, metric) == ("knock-out", "csim") else first["difference"] > 0.01
+            )
+    assert choose_blocks(rows, "image_change", 8) == ["single.2"]
     assert read_rows(output)
 
 
