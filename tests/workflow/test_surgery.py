@@ -62,8 +62,6 @@ def check_record(results) -> None:
     assert [(one["variant"], one["phase"], one["step"]) for one in tiny["parents"]] == [("small", "surgery", 0)]
     listed = read_rows(results / "robin/ablation/blocks.parquet", ABLATION)
     assert {row["mode"] for row in listed} == {"knock-out"} and {row["metric"] for row in listed} >= {"image_change"}
-    best = json.loads((results / "robin/best.json").read_text())
-    assert best["variant"] == "main", "within a standard error what was trained comes before what was made of it"
 
 
 def check_page(results) -> None:
