@@ -225,8 +225,12 @@ def _misfit(parent: Parent, subject: Subject) -> str | None:
     phases = subject.phases_of(name)
     if parent.phase is not None and parent.phase not in phases:
         return f"variant {name!r} has no phase {parent.phase!r}; there are {', '.join(phases)}"
-    saved = subject.training_of(name, parent.phase or phases[-1]).saved_steps
-    if parent.step is not None and parent.step not in saved:
+    training = subject.training_of(name, parent.phase or phases[-1])
+    if parent.step is None or training.steps == "auto" or subject.variants[name].trainer:
+        # Which steps there are is only known when the job looks at them.
+        return None
+    saved = training.saved_steps
+    if parent.step not in saved:
         return f"no checkpoint of {name!r} is saved at step {parent.step}; there are {', '.join(map(str, saved))}"
     return None
 
