@@ -44,7 +44,7 @@ def write_planted(project, targets, strong="single_transformer_blocks.2.", weak=
 
 
 def ablate(project, path, name="trial", **settings):
-    ablation = Ablation(of=str(path), **settings)
+    ablation = Ablation.model_validate({"of": str(path), **settings})
     workplace = workplace_of(project)
     (parent,) = find_parents([ablation.of], [path], Candidates([], {}), project.choice, workplace.store)
     output = project.results / "ablation" / f"{name}.parquet"
