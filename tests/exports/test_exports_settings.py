@@ -14,7 +14,7 @@ from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
 from likeness.exports.export import EXPORTERS, exporter_of
 from likeness.exports.files import WARNINGS_NAME
-from likeness.exports.settings import DEFAULTS, Setting, in_files, key, missing
+from likeness.exports.settings import DEFAULTS, NATIVE, Setting, in_files, key, missing, on_common_ground
 from likeness.exports.simpletuner import SIMPLETUNER, SimpleTuner
 from likeness.klein.targets import PRESETS
 
@@ -52,6 +52,31 @@ SETTINGS_TO_CHANGE: dict[str, st.SearchStrategy[Any]] = {
     "gradient_checkpointing": st.just(True),
     "allow_distilled": st.just(True),
     "cpu_threads": st.integers(1, 64),
+    "losses.velocity.weight": st.floats(0.1, 2),
+    "losses.velocity.weighting": st.sampled_from(["sigma2", "bell"]),
+    "losses.velocity.sigma_min": st.floats(0.01, 0.4),
+    "losses.velocity.sigma_max": st.floats(0.5, 0.9),
+    "losses.velocity.face_weight": st.floats(0.1, 9),
+    "losses.velocity.region": st.just("right_half"),
+    "losses.output_preservation": st.just({"weight": 0.5}),
+    "losses.masked_prior": st.none(),
+    "losses.slider": st.just({"target": "a", "positive": "b", "negative": "c"}),
+    "losses.identity": st.just({"model": "x.onnx"}),
+    "ema.decay": st.floats(0.5, 0.99),
+    "ema.evaluate": st.just("raw"),
+    "adapter.ranks": st.just({"single_all": 4}),
+    "adapter.alphas": st.just({"single_all": 4.0}),
+    "adapter.rows": st.just("qkv"),
+    "adapter.orthogonal": st.just({"concept": 1}),
+    "adapter.freeze": st.just("single_all"),
+    "adapter.groups": st.just({"style": "single_all"}),
+    "adapter_precision": st.just("float32"),
+    "checkpoint_every": st.integers(2, 9),
+    "held_out_sigmas": st.integers(0, 7),
+    "noise_offset": st.floats(0.01, 0.1),
+    "schedule.power": st.floats(0.5, 0.9),
+    "schedule.end": st.floats(0.1, 1),
+    "schedule.stage_at": st.floats(0.1, 0.4),
 }
 PLAIN: dict[str, Any] = {
     "rank": 8,
@@ -87,6 +112,31 @@ PLAIN: dict[str, Any] = {
     "precision": "float32",
     "gradient_checkpointing": True,
     "allow_distilled": True,
+    "losses.velocity.weight": 0.5,
+    "losses.velocity.weighting": "sigma2",
+    "losses.velocity.sigma_min": 0.1,
+    "losses.velocity.sigma_max": 0.9,
+    "losses.velocity.face_weight": 2.0,
+    "losses.velocity.region": "right_half",
+    "losses.output_preservation": {"weight": 0.5},
+    "losses.masked_prior": None,
+    "losses.slider": {"target": "a", "positive": "b", "negative": "c"},
+    "losses.identity": {"model": "x.onnx"},
+    "ema.decay": 0.9,
+    "ema.evaluate": "raw",
+    "adapter.ranks": {"single_all": 4},
+    "adapter.alphas": {"single_all": 4.0},
+    "adapter.rows": "qkv",
+    "adapter.orthogonal": {"concept": 1},
+    "adapter.freeze": "single_all",
+    "adapter.groups": {"style": "single_all"},
+    "adapter_precision": "float32",
+    "checkpoint_every": 2,
+    "held_out_sigmas": 4,
+    "noise_offset": 0.05,
+    "schedule.power": 2.0,
+    "schedule.end": 0.5,
+    "schedule.stage_at": 0.7,
 }
 BASES: tuple[dict[str, Any], ...] = (
     {},
@@ -103,7 +153,7 @@ def test_the_property_test_covers_every_setting() -> None:
 @pytest.mark.parametrize("trainer", ALL)
 def test_every_setting_has_a_declared_place(trainer: str) -> None:
     declared = exporter_of(trainer).TRAINER.settings
-    assert set(declared) == set(DEFAULTS)
+    assert set(DEFAULTS) - NATIVE <= set(declared) <= set(DEFAULTS)
     for name, setting in declared.items():
         assert sum(map(bool, (setting.keys, setting.files, setting.missing))) == 1, name
 
@@ -136,8 +186,26 @@ def test_every_declared_key_is_written(tmp_path: Path, trainer: str) -> None:
 
 
 def changed(base: dict[str, Any], name: str, value: Any) -> dict[str, Any]:
-    section, _, inner = name.rpartition(".")
-    return base | ({section: base.get(section, {}) | {inner: value}} if section else {name: value})
+    first, _, rest = name.partition(".")
+    return base | {first: changed(base.get(first, {}), rest, value) if rest else value}
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("optimizer.name", {"optimizer": {"name": "adafactor"}}),
+        ("optimizer.name", {"optimizer": {"name": "schedulefree"}}),
+        ("optimizer.name", {"optimizer": {"name": "adamw_kahan"}, "adapter_precision": "bfloat16"}),
+        ("schedule.name", {"schedule": {"name": "two_stage", "end": 0.5}}),
+        ("schedule.name", {"schedule": {"name": "polynomial"}}),
+    ],
+)
+def test_what_only_the_native_trainer_has_gives_way_with_a_warning(name: str, values: dict[str, Any]) -> None:
+    training, warnings = on_common_ground(TrainingSettings.model_validate(values), 10)
+    assert len(warnings) == 1 and warnings[0].startswith(f"training.{name} = ")
+    assert (training.optimizer.name, training.schedule.name) == ("adamw", "constant")
+    automatic, none = on_common_ground(TrainingSettings(steps="auto"), 31)
+    assert automatic.steps == 930 and none == []
 
 
 @pytest.mark.parametrize("trainer", ALL)

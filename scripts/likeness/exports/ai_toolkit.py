@@ -173,7 +173,7 @@ def train_of(stage: ExportStage) -> dict[str, Any]:
     constant = "constant_with_warmup" if warmup else "constant"
     is_cosine = training.schedule.name == "cosine"
     return {
-        "steps": training.steps,
+        "steps": training.fixed_steps,
         "batch_size": training.batch_size,
         "gradient_accumulation": training.gradient_accumulation,
         "gradient_checkpointing": training.gradient_checkpointing,

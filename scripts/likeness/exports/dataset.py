@@ -152,7 +152,7 @@ def constant_shift(training: TrainingSettings) -> float:
 
 def checkpoints_of(training: TrainingSettings) -> int:
     """How many checkpoints a training leaves, with one to spare, so that none is deleted."""
-    return math.ceil(training.steps / training.save_every) + 1
+    return math.ceil(training.fixed_steps / training.save_every) + 1
 
 
 def prompts_of(stage: ExportStage) -> dict[str, str]:

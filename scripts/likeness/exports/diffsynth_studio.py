@@ -103,15 +103,15 @@ def metadata_of(dataset: Dataset) -> list[dict[str, Any]]:
 
 def passes(training: TrainingSettings, dataset: Dataset) -> int:
     """How often it goes through the data to make at least the steps that are wanted."""
-    return math.ceil(training.steps * training.gradient_accumulation / dataset.samples_an_epoch)
+    return math.ceil(training.fixed_steps * training.gradient_accumulation / dataset.samples_an_epoch)
 
 
 def step_warnings(training: TrainingSettings, dataset: Dataset) -> list[str]:
     made = passes(training, dataset) * dataset.samples_an_epoch / training.gradient_accumulation
-    if made == training.steps:
+    if made == training.fixed_steps:
         return []
     return [
-        f"training.steps = {training.steps}: DiffSynth-Studio goes through the whole data, "
+        f"training.steps = {training.fixed_steps}: DiffSynth-Studio goes through the whole data, "
         f"{passes(training, dataset)} times {dataset.samples_an_epoch} samples, which makes {made:g} steps"
     ]
 

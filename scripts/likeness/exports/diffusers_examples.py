@@ -164,7 +164,7 @@ def values_of(stage: ExportStage, layout: Layout) -> dict[str, Any]:
         "train_batch_size": training.batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation,
         "gradient_checkpointing": training.gradient_checkpointing,
-        "max_train_steps": training.steps,
+        "max_train_steps": training.fixed_steps,
         "checkpointing_steps": training.save_every,
         "checkpoints_total_limit": checkpoints_of(training),
         "resume_from_checkpoint": "latest",

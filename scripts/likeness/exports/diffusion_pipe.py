@@ -112,8 +112,8 @@ def config_of(training: TrainingSettings, files: dict[str, str], text_encoder: s
     return {
         "output_dir": OUTPUT,
         "dataset": "config/dataset.toml",
-        "epochs": training.steps * training.gradient_accumulation,
-        "max_steps": training.steps,
+        "epochs": training.fixed_steps * training.gradient_accumulation,
+        "max_steps": training.fixed_steps,
         "micro_batch_size_per_gpu": training.batch_size,
         "pipeline_stages": 1,
         "gradient_accumulation_steps": training.gradient_accumulation,

@@ -11,7 +11,7 @@ from likeness.config.exports import ExportStage
 from likeness.errors import UserError
 from likeness.exports.files import ExportFolder
 from likeness.exports.samples import PHOTO, TARGET, Sample, read_samples
-from likeness.exports.settings import Trainer
+from likeness.exports.settings import Trainer, on_common_ground
 from likeness.store import Store
 
 EXPORTERS = {
@@ -56,10 +56,11 @@ def export_samples(
     exporter = exporter_of(stage.trainer)
     if not samples:
         raise UserError(f"{manifest}: the phase is empty, so there is nothing to export. Loosen its limits.")
-    stage = stage.model_copy(update={"training": stage.training.resolve_steps(len(samples))})
+    training, given_way = on_common_ground(stage.training, len(samples))
+    stage = stage.model_copy(update={"training": training})
     target = ExportFolder(folder, store)
     num_references = max(sum(role not in (PHOTO, TARGET) for role in sample.images) for sample in samples)
-    warnings = exporter.TRAINER.warnings(stage.training, num_references)
+    warnings = given_way + exporter.TRAINER.warnings(training, num_references)
     warnings += exporter.export(stage, samples, target)
     target.finish(warnings)
     return warnings

@@ -13,7 +13,7 @@ from likeness.config.exports import ExportStage
 from likeness.errors import UserError
 from likeness.exports.files import ExportFolder, place_images
 from likeness.exports.samples import PHOTO, SOURCE, TARGET, Sample
-from likeness.exports.settings import DEFAULTS, Trainer, key, missing
+from likeness.exports.settings import DEFAULTS, NATIVE, Trainer, key, missing
 from likeness.klein.family import known_layout
 
 OWN_CHOICE = "fal's trainer has no such setting and makes its own choice"
@@ -31,7 +31,7 @@ KEYS = {"steps": "steps", "learning_rate": "learning_rate"}
 FAL = Trainer(
     title="fal's trainer",
     max_references=4,
-    settings={name: key(KEYS[name]) if name in KEYS else missing(OWN_CHOICE) for name in DEFAULTS}
+    settings={name: key(KEYS[name]) if name in KEYS else missing(OWN_CHOICE) for name in DEFAULTS if name not in NATIVE}
     | {
         "masked_loss.kind": missing("fal's trainer takes no masks; it learns the whole picture", implied=None),
         "masked_loss.unmasked_weight": missing("fal's trainer takes no masks", implied=0.1),

@@ -130,7 +130,7 @@ def config_of(training: TrainingSettings, layout: Layout) -> dict[str, Any]:
         "learning_rate": training.learning_rate,
         "lr_scheduler": "cosine" if training.schedule.name == "cosine" else constant,
         "lr_warmup_steps": warmup,
-        "max_train_steps": training.steps,
+        "max_train_steps": training.fixed_steps,
         "gradient_accumulation_steps": training.gradient_accumulation,
         "max_grad_norm": training.max_grad_norm,
         "max_data_loader_n_workers": 2,

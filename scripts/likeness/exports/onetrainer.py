@@ -97,17 +97,17 @@ def beside_the_photo(kind: str, learned: str, suffix: str, name: str) -> str:
 
 def epochs_of(training: TrainingSettings, dataset: Dataset) -> int:
     """Epochs that make at least the wanted steps, if all photos were of one bucket."""
-    wanted = training.steps * training.gradient_accumulation * training.batch_size
+    wanted = training.fixed_steps * training.gradient_accumulation * training.batch_size
     return math.ceil(wanted / dataset.samples_an_epoch)
 
 
 def step_warnings(training: TrainingSettings, dataset: Dataset) -> list[str]:
     epochs = epochs_of(training, dataset)
     made = epochs * dataset.samples_an_epoch / training.batch_size / training.gradient_accumulation
-    if made == training.steps and training.batch_size == 1:
+    if made == training.fixed_steps and training.batch_size == 1:
         return []
     return [
-        f"training.steps = {training.steps}: OneTrainer counts epochs; {epochs} epochs of {dataset.samples_an_epoch} "
+        f"training.steps = {training.fixed_steps}: OneTrainer counts epochs; {epochs} epochs of {dataset.samples_an_epoch} "
         f"samples make about {made:g} steps, fewer where buckets leave batches unfilled"
     ]
 

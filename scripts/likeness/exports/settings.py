@@ -135,16 +135,27 @@ class Trainer:
 
 
 def leaves(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """All settings by dotted name, nested sections resolved."""
-    for name in type(settings).model_fields:
+    """All settings by dotted name, nested sections resolved; a section that may be off is one setting."""
+    for name, about in type(settings).model_fields.items():
         value = getattr(settings, name)
-        if isinstance(value, BaseModel):
+        if isinstance(value, BaseModel) and about.default is not None:
             yield from leaves(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
 
 
 DEFAULTS: Mapping[str, Any] = dict(leaves(TrainingSettings.model_validate({})))
+
+
+NATIVE = frozenset(
+    name
+    for name in DEFAULTS
+    if name.startswith(
+        ("losses.", "ema.", "adapter.", "adapter_", "checkpoint_every", "held_out_sigmas", "noise_offset")
+    )
+    or name in ("schedule.power", "schedule.end", "schedule.stage_at")
+)
+"""Settings of the native trainer alone: a declaration need not name them, and a changed one is warned of."""
 
 
 def without_effect(training: TrainingSettings, has_references: bool) -> dict[str, str]:
@@ -158,6 +169,30 @@ def without_effect(training: TrainingSettings, has_references: bool) -> dict[str
         REFERENCE_PX: (not has_references, "there are no references in this dataset"),
     }
     return {name: reason for name, (holds, reason) in reasons.items() if holds}
+
+
+COMMON_OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
+COMMON_SCHEDULES = ("constant", "cosine")
+
+
+def on_common_ground(training: TrainingSettings, samples: int) -> tuple[TrainingSettings, list[str]]:
+    """Settings that every trainer can be told, and a warning for each that had to give way.
+
+    `steps: auto` becomes its number; an optimizer or schedule of the native trainer's own becomes AdamW or constant.
+    """
+    warnings, training = [], training.resolve_steps(samples)
+    if training.optimizer.name not in COMMON_OPTIMIZERS:
+        name = training.optimizer.name
+        warnings.append(f"training.optimizer.name = {name}: exported as adamw, which every trainer has; check the rate")
+        optimizer = training.optimizer.model_copy(update={"name": "adamw"})
+        training = training.model_copy(update={"optimizer": optimizer})
+    if training.schedule.name not in COMMON_SCHEDULES:
+        warnings.append(
+            f"training.schedule.name = {training.schedule.name}: exported as constant; set the trainer's own beside it"
+        )
+        schedule = training.schedule.model_copy(update={"name": "constant"})
+        training = training.model_copy(update={"schedule": schedule})
+    return training, warnings
 
 
 def is_whole_rank(training: TrainingSettings) -> bool:

@@ -176,7 +176,7 @@ def config_of(stage: ExportStage, dataset: Dataset, layout: Layout) -> dict[str,
         "train_batch_size": training.batch_size,
         "gradient_accumulation_steps": training.gradient_accumulation,
         "gradient_checkpointing": training.gradient_checkpointing,
-        "max_train_steps": training.steps,
+        "max_train_steps": training.fixed_steps,
         "num_train_epochs": 0,
         "caption_dropout_probability": training.caption_dropout,
         "masked_loss_probability": 1.0 if dataset.masked else 0.0,
@@ -262,7 +262,7 @@ def validation_keys(stage: ExportStage, has_references: bool) -> dict[str, Any]:
     """Sample images while it trains: the first prompt, or edits of the dataset's own sources; without prompts none."""
     side_px = stage.training.buckets.resolution_px
     return {
-        "validation_step_interval": stage.training.save_every if stage.prompts else stage.training.steps + 1,
+        "validation_step_interval": stage.training.save_every if stage.prompts else stage.training.fixed_steps + 1,
         "validation_prompt": next(iter(prompts_of(stage).values()), stage.trigger),
         "user_prompt_library": "config/prompts.json",
         "validation_using_datasets": has_references,
