@@ -18,7 +18,8 @@ def main() -> Work:
     stage = read_settings(args.settings, FaceStage)
     set_threads(stage.cpu_threads)
 
-    from likeness.faces.stage import VERSION, FaceStageRunner
+    from likeness.config.faces import NO_DETECTOR
+    from likeness.faces.stage import VERSION, FaceStageRunner, row_unseen
     from likeness.photos.images import read_images
     from likeness.store import Store
     from likeness.tables import FACES, write_table
@@ -27,7 +28,9 @@ def main() -> Work:
     images = read_images(args.images)
     rows, about = [], as_about("faces", VERSION, stage)
     loaded = 0
-    if images:
+    if stage.faces.backend == NO_DETECTOR:
+        rows = [row_unseen(image) for image in images]
+    elif images:
         runner = FaceStageRunner(stage.faces, store, stage.offline, stage.cpu_threads)
         rows = [row for image in images for row in runner.rows(image)]
         about["fingerprint"], loaded = runner.fingerprint, runner.models_loaded

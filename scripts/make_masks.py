@@ -35,7 +35,9 @@ def main() -> Work:
         for face in faces:
             name = face["id"], face["role"]
             rows += runner.rows(images[name], face, by_hand.get(name))
-        about["fingerprint"], loaded = runner.fingerprint, runner.models_loaded
+        loaded = runner.models_loaded
+        if any(face["face"] is not None for face in faces):
+            about["fingerprint"] = runner.fingerprint
     write_table(args.output, MASKS, rows, about)
     return store.work(loaded)
 

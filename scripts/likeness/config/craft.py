@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from likeness.config.faces import NO_DETECTOR
 from likeness.config.subject import MINIATURE, Subject
 
 
@@ -46,6 +47,13 @@ def impossible(subject: Subject) -> Iterator[tuple[str, str]]:
     source = subject.base_model.source.lower()
     distilled = "klein" in source and "base" not in source and subject.base_model.source != MINIATURE
     size = model_size(subject)
+    if subject.faces.backend == NO_DETECTOR and subject.recipe != "style":
+        yield (
+            "faces.backend",
+            f"none finds no face, and recipe {subject.recipe!r} trains only on photos with one. Choose a detector",
+        )
+    if subject.faces.backend == NO_DETECTOR and subject.reference:
+        yield "reference", "names photos of a face, but faces.backend is none. Remove it, or choose a detector"
     for variant in subject.trained_variants:
         training = subject.training_of(variant, subject.phases_of(variant)[0])
         if distilled and not training.allow_distilled:

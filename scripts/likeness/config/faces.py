@@ -6,6 +6,9 @@ from pydantic import Field
 
 from likeness.config.base import ModelChoice, Settings
 
+NO_DETECTOR = "none"
+"""The backend of a style's pictures that need not show people: faces are not looked for."""
+
 
 class CropSettings(Settings):
     """How a face is cut out; crops serve embeddings, identity and the references of swaps, never training alone."""
@@ -32,7 +35,9 @@ class FaceSettings(Settings):
     """Which detector finds faces and what counts as one."""
 
     backend: str = Field(
-        default="insightface", description="insightface, yolo or opencv, or a name that an installed package registers."
+        default="insightface",
+        description="insightface, yolo or opencv, a name that an installed package registers, or none (style only): "
+        "no face is looked for.",
     )
     model: ModelChoice = Field(
         default={"source": "buffalo_l"}, description="insightface pack (name or folder), or YOLO face weights."

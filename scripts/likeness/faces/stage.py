@@ -20,6 +20,8 @@ from likeness.store import Item, Store, item_key, sha256_of_bytes
 
 VERSION = 1
 CROP_VERSION = 1
+NOT_LOOKED_FOR = "not_looked_for"
+"""Status of an image in which no face was looked for: it may show any."""
 
 
 def load_checked(image: ImageRef) -> NDArray[np.uint8]:
@@ -138,6 +140,18 @@ class FaceStageRunner:
         place = [geometry.x0, geometry.y0, geometry.side_px, geometry.angle_deg, geometry.size_px]
         key = item_key("crops", CROP_VERSION, None, "", [image.sha256, place])
         return self.store.load_or_compute("crops", key, compute)
+
+
+def row_unseen(image: ImageRef) -> dict[str, Any]:
+    """The row of the FACES table of an image in which nobody looks for faces (faces.backend none)."""
+    return {
+        "id": image.id,
+        "role": image.role,
+        "image_height_px": image.height_px,
+        "image_width_px": image.width_px,
+        "status": NOT_LOOKED_FOR,
+        "reason": "faces.backend is none, so no face was looked for.",
+    }
 
 
 def small_face_reason(path: str, geometry: CropGeometry, settings: CropSettings) -> str:

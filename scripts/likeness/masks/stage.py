@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +46,17 @@ class MaskStageRunner:
     def __init__(self, settings: MaskSettings, store: Store, offline: bool, threads: int) -> None:
         self.settings, self.store, self.offline, self.threads = settings, store, offline, threads
         self.models_loaded = 0
-        self._class = masker_class(settings.backend)
         self._masker: Masker | None = None
-        self.fingerprint: str = self._class.fingerprint(settings, store.root, offline)
         self._last: tuple[str, NDArray[np.uint8]] | None = None
+
+    @cached_property
+    def _class(self) -> Any:
+        return masker_class(self.settings.backend)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Names the weights; they need not be there for photos without a face and for masks drawn by hand."""
+        return self._class.fingerprint(self.settings, self.store.root, self.offline)
 
     def rows(self, image: ImageRef, face_row: Mapping[str, Any], by_hand: str | None) -> list[Row]:
         """Rows of the MASKS table for one row of the FACES table, one a kind."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from likeness.config.quality import QualitySettings, QualityStage
-from likeness.faces.stage import load_checked
+from likeness.faces.stage import NOT_LOOKED_FOR, load_checked
 from likeness.photos.images import ImageRef
 from likeness.photos.load import PhotoError
 from likeness.quality import background, body, face, pairs
@@ -81,14 +81,18 @@ def measure_shard(
     `body_model` is the one that the settings name (`body_model_of`), None where they name none.
 
     A photo without a face has one row with face null and status no_face, which still tells of its background; a pair
-    without a face is compared as a whole.
+    without a face is compared as a whole. Where no face was looked for, nothing is measured and the photo is not read.
     """
     assert (settings.body_pose is None) == (body_model is None), "a configured body model is used"
     by_role = {(image.id, image.role): image for image in images}
     measurer = Measurer(candidates_of(faces), mask_hashes(masks), settings, store, load, body_model)
+    unseen = {(row["id"], row["role"]): row for row in faces if row["status"] == NOT_LOOKED_FOR}
     rows: list[dict[str, Any]] = []
     for image in images:
         if image.role not in ("photo", "target"):
+            continue
+        if (image.id, image.role) in unseen:
+            rows.append(row_unmeasured(unseen[image.id, image.role]))
             continue
         measurer.forget()
         source = by_role.get((image.id, "source")) if image.role == "target" else None
@@ -96,6 +100,11 @@ def measure_shard(
         for candidate in measurer.candidates.get((image.id, image.role), [None]):
             rows.append(measurer.row(image, candidate, source, references))
     return rows
+
+
+def row_unmeasured(face: Row) -> dict[str, Any]:
+    """The QUALITY row of a photo in which no face was looked for: what is face and what is behind it, nobody knows."""
+    return {"id": face["id"], "face": None, "status": face["status"], "reason": face["reason"]}
 
 
 class Measurer:
