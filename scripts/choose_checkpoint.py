@@ -7,9 +7,9 @@ from pathlib import Path
 
 from likeness.config.evaluation import ChoiceStage
 from likeness.evaluation.choice import best_record
+from likeness.evaluation.scores import read_scores
 from likeness.program import parser_for, read_settings, run
 from likeness.store import Work, write_atomically
-from likeness.tables import SCORES, read_rows
 
 
 def main() -> Work:
@@ -19,8 +19,7 @@ def main() -> Work:
     parser.add_argument("--output", type=Path, required=True)
     args = parser.parse_args()
     stage = read_settings(args.settings, ChoiceStage)
-    rows = [row for table in args.scores for row in read_rows(table, SCORES)]
-    record = best_record(rows, stage, json.loads(args.calibration.read_text("utf-8")))
+    record = best_record(read_scores(args.scores), stage, json.loads(args.calibration.read_text("utf-8")))
     write_atomically(args.output, (json.dumps(record, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode())
     print(record["rule"])
     return Work()

@@ -397,14 +397,10 @@ TABLES: dict[str, Table] = {
 def table_of(kind: Table, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
     """Make a sorted Arrow table; a row may leave out nullable columns but bring no unknown one."""
     listed = list(rows)
-    known = {column.name for column in kind.columns}
-    for row in listed:
-        unknown = set(row) - known
-        assert not unknown, f"{kind.name}: unknown columns {sorted(unknown)}"
-    table = pa.Table.from_pylist(
-        [{name: row.get(name) for name in kind.schema.names} for row in listed], schema=kind.schema
-    )
-    return sort_table(table, kind.sort_by)
+    unknown = set[str]().union(*listed) - {column.name for column in kind.columns}
+    assert not unknown, f"{kind.name}: unknown columns {sorted(unknown)}"
+    arrays = [pa.array([row.get(column.name) for row in listed], type=column.type) for column in kind.columns]
+    return sort_table(pa.Table.from_arrays(arrays, schema=kind.schema), kind.sort_by)
 
 
 def sort_table(table: pa.Table, sort_by: Sequence[str]) -> pa.Table:
@@ -430,16 +426,22 @@ def write_table(
     write_atomically(path, buffer.getvalue())
 
 
-def read_table(path: Path, kind: Table | None = None) -> pa.Table:
-    """Read a table; with `kind`, check that its columns are the documented ones."""
+def read_table(
+    path: Path, kind: Table | None = None, columns: Sequence[str] | None = None, as_codes: Sequence[str] = ()
+) -> pa.Table:
+    """Read a table, or some of its columns; with `kind`, check that its columns are the documented ones.
+
+    `as_codes` are text columns that are left as the file has them: a dictionary of the texts and a code a row.
+    """
     if not path.exists():
         raise UserError(f"{path}: the table is missing. Run snakemake for the stage that writes it.")
-    table = pq.ParquetFile(path).read(use_threads=False)
-    if kind is not None and table.schema.names != kind.schema.names:
+    file = pq.ParquetFile(path, read_dictionary=list(as_codes))
+    found = file.schema_arrow.names
+    if kind is not None and found != kind.schema.names:
         raise UserError(
-            f"{path}: not a {kind.name} table of this version. Found columns {table.schema.names}. Delete it and run again."
+            f"{path}: not a {kind.name} table of this version. Found columns {found}. Delete it and run again."
         )
-    return table
+    return file.read(columns=None if columns is None else list(columns), use_threads=False)
 
 
 def read_rows(path: Path, kind: Table | None = None) -> list[dict[str, Any]]:

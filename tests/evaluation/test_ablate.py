@@ -14,10 +14,10 @@ from likeness.config.surgery import Ablation
 from likeness.errors import UserError
 from likeness.evaluation.ablate import ablate_lora
 from likeness.evaluation.blocks import IMAGE_CHANGE, choose_blocks, chosen_targets, effect_of, split_roles, strongest
-from likeness.evaluation.choice import Checkpoint
 from likeness.evaluation.draw import LoraFile, Request
 from likeness.evaluation.parents import Candidates, find_parents
 from likeness.evaluation.score import loras_by_hash, score_base
+from likeness.evaluation.scores import Checkpoint
 from likeness.klein.family import layout_of, linear_shapes
 from likeness.klein.targets import matched_names, target_regex
 from likeness.lora.adapter import Lora, LoraModule

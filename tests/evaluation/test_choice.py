@@ -7,15 +7,8 @@ import pytest
 
 from likeness.config.evaluation import ChoiceSettings, ChoiceStage, Pick
 from likeness.errors import UserError
-from likeness.evaluation.choice import (
-    BASE_CHECKPOINT,
-    Checkpoint,
-    Scores,
-    best_record,
-    finalists,
-    rank,
-    recommended_scale,
-)
+from likeness.evaluation.choice import best_record, finalists, rank, recommended_scale
+from likeness.evaluation.scores import BASE_CHECKPOINT, Checkpoint, Scores
 
 PROMPTS = ("a", "b", "c", "d", "e", "f")
 

@@ -14,10 +14,11 @@ from tests.evaluation.test_score import run_checkpoints, workplace_of
 
 from likeness.config.surgery import Parent, Surgery, SurgeryStage
 from likeness.errors import UserError
-from likeness.evaluation.choice import Checkpoint, Scores, rank
+from likeness.evaluation.choice import rank
 from likeness.evaluation.draw import LoraFile
 from likeness.evaluation.parents import Candidates, Found, find_parents
 from likeness.evaluation.score import entries_of_steps, score_checkpoints
+from likeness.evaluation.scores import Checkpoint, Scores
 from likeness.evaluation.surgery import make_surgery
 from likeness.lora.files import read_lora
 from likeness.store import sha256_of_file

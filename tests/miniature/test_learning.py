@@ -41,8 +41,9 @@ Row = dict[str, Any]
 def learn(subject_name: str, seed: int, output_folder: Path) -> None:
     """Train all variants and phases of a subject with this seed, choose, and write outcome.json."""
     from likeness.config.evaluation import ChoiceStage, ScoreStage
-    from likeness.evaluation.choice import Scores, best_record
+    from likeness.evaluation.choice import best_record
     from likeness.evaluation.score import Workplace, loras_by_hash, score_base, score_checkpoints, score_finalists
+    from likeness.evaluation.scores import Scores
     from likeness.program import read_settings
     from likeness.store import Store
     from likeness.tables import SCORES, read_rows

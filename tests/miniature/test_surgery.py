@@ -24,10 +24,10 @@ from likeness.config.surgery import Ablation, Surgery, SurgeryStage
 from likeness.config.training import EncodeStage, TrainingSettings, TrainStage
 from likeness.evaluation.ablate import ablate_lora
 from likeness.evaluation.blocks import choose_blocks
-from likeness.evaluation.choice import Scores
 from likeness.evaluation.draw import LoraFile
 from likeness.evaluation.parents import Candidates, Found, find_parents
 from likeness.evaluation.score import Entry, Workplace, entries_of_steps, score_base
+from likeness.evaluation.scores import Scores
 from likeness.evaluation.surgery import make_surgery
 from likeness.lora.adapter import Lora, LoraModule
 from likeness.lora.files import read_lora, save_lora

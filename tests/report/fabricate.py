@@ -19,7 +19,8 @@ from PIL import Image, ImageDraw
 from likeness.config.evaluation import ChoiceStage, PublishStage
 from likeness.config.subject import Subject
 from likeness.evaluation.card import write_card
-from likeness.evaluation.choice import BASE_CHECKPOINT, Checkpoint, Scores, best_record, finalists, rank
+from likeness.evaluation.choice import best_record, finalists, rank
+from likeness.evaluation.scores import BASE_CHECKPOINT, Checkpoint, Scores
 from likeness.store import Store, write_atomically
 from likeness.tables import CAPTIONS, DECISIONS, FACES, MASKS, PAIRS, PHOTOS, QUALITY, SCORES, Table, write_table
 

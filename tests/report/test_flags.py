@@ -20,7 +20,7 @@ from tests.report.fabricate import (
     write_best,
 )
 
-from likeness.evaluation.choice import BASE_CHECKPOINT, Checkpoint
+from likeness.evaluation.scores import BASE_CHECKPOINT, Checkpoint
 from likeness.report.flags import flags_of, set_flags
 from likeness.report.gather import gather_curation, gather_subject
 

@@ -18,11 +18,11 @@ import numpy as np
 from likeness.config.surgery import Ablation
 from likeness.errors import UserError, nearest
 from likeness.evaluation.blocks import IMAGE_CHANGE, KNOCK_OUT, effect_of
-from likeness.evaluation.choice import Checkpoint, Scores
 from likeness.evaluation.draw import read_checked
 from likeness.evaluation.parents import Found
 from likeness.evaluation.prompts import SELECT, GridPoint
 from likeness.evaluation.score import BASE_ENTRY, Entry, Row, Shot, Workplace, read_calibration, row_label
+from likeness.evaluation.scores import Checkpoint, Scores
 from likeness.evaluation.sheet import write_sheet
 from likeness.evaluation.statistics import Tested, cluster_means, holm_tested
 from likeness.lora.blocks import OTHER, adapted_blocks, blocks_of, norm_shares

@@ -11,44 +11,26 @@ that a checkpoint gains nothing by hiding faces.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow as pa
+
 from likeness.config.evaluation import ChoiceStage
-from likeness.config.surgery import SURGERY
 from likeness.errors import UserError
 from likeness.evaluation.metrics import lower_is_better
 from likeness.evaluation.prompts import REPORT, SELECT
-from likeness.evaluation.statistics import Estimate, cluster_means, estimate, paired_difference, standard_error
+from likeness.evaluation.scores import BASE_CHECKPOINT, FACELESS_IS_ZERO, Checkpoint, Row, Scores
+from likeness.evaluation.statistics import paired_difference, standard_error
 
 VERSION = 1
-BASE = "base"
-FACELESS_IS_ZERO = frozenset({"likeness", "csim", "descriptor_cosine"})
 METRICS_OF_RECIPE = {
     "character": ("likeness", "csim", "descriptor_cosine"),
     "edit": ("target_error",),
     "style": ("style_similarity",),
 }
 """What a recipe ranks by; the next one stands in where the first could not be measured."""
-
-Row = Mapping[str, Any]
-
-
-@dataclass(frozen=True, order=True)
-class Checkpoint:
-    """Identity of a checkpoint in tables."""
-
-    variant: str
-    phase: str
-    step: int
-
-    def __str__(self) -> str:
-        return f"{self.variant}/{self.phase}/{self.step}" if self.phase else f"{self.variant}/{self.step}"
-
-
-BASE_CHECKPOINT = Checkpoint(BASE, "", 0)
 
 
 @dataclass(frozen=True)
@@ -67,79 +49,6 @@ class Ranking:
     best: Checkpoint | None = None
     chosen: Checkpoint | None = None
     reason: str = ""
-
-
-class Scores:
-    """Score rows by checkpoint, split, strength and metric; `base_model` is the one that training used."""
-
-    def __init__(self, rows: Iterable[Row]) -> None:
-        listed = list(rows)
-        self.base_model = _base_model_of(listed)
-        self.groups: dict[tuple[Checkpoint, str, float, str], list[Row]] = {}
-        self.phase_order: dict[str, list[str]] = {}
-        self.variant_order: list[str] = []
-        self.sha256s: dict[Checkpoint, str] = {}
-        for row in listed:
-            if row["base_model"] == self.base_model:
-                self._add(row)
-
-    def _add(self, row: Row) -> None:
-        checkpoint = Checkpoint(row["variant"], row["phase"], row["step"])
-        key = (checkpoint, row["split"], row["lora_scale"], row["metric"])
-        self.groups.setdefault(key, []).append(row)
-        if checkpoint.variant not in self.variant_order:
-            self.variant_order.append(checkpoint.variant)
-        phases = self.phase_order.setdefault(checkpoint.variant, [])
-        if checkpoint.phase not in phases:
-            phases.append(checkpoint.phase)
-        self.sha256s.setdefault(checkpoint, row["lora_sha256"])
-
-    @property
-    def candidates(self) -> list[Checkpoint]:
-        """All checkpoints but the base, earliest first: by place of the phase in its variant, by step, by variant.
-
-        What surgery made is later than everything it could be made of.
-        """
-        return sorted((checkpoint for checkpoint in self.sha256s if checkpoint.variant != BASE), key=self._age)
-
-    def _age(self, checkpoint: Checkpoint) -> tuple[bool, int, int, int]:
-        phase = self.phase_order[checkpoint.variant].index(checkpoint.phase)
-        place = self.variant_order.index(checkpoint.variant)
-        return (checkpoint.phase == SURGERY, phase, checkpoint.step, place)
-
-    def metrics(self, split: str) -> list[str]:
-        return sorted({metric for _, its_split, _, metric in self.groups if its_split == split})
-
-    def rows_of(self, checkpoint: Checkpoint, split: str, metric: str, scale: float = 1.0) -> list[Row]:
-        return self.groups.get((checkpoint, split, scale, metric), [])
-
-    def clusters(
-        self, checkpoint: Checkpoint, split: str, metric: str, scale: float = 1.0, faceless: float | None = None
-    ) -> dict[Hashable, float]:
-        """Cluster means of measured values; with `faceless`, images without a face count as that."""
-        triples = []
-        for row in self.rows_of(checkpoint, split, metric, scale):
-            value = faceless if row["value"] is None and row["status"] == "no_face" else row["value"]
-            if value is not None:
-                triples.append((row["source_id"] or row["prompt_id"], row["prompt_id"], value))
-        return cluster_means(triples)
-
-    def ranking_clusters(self, checkpoint: Checkpoint, metric: str, scale: float = 1.0) -> dict[Hashable, float]:
-        return self.clusters(checkpoint, SELECT, metric, scale, 0.0 if metric in FACELESS_IS_ZERO else None)
-
-    def mean(self, checkpoint: Checkpoint, split: str, metric: str, scale: float = 1.0) -> float | None:
-        means = self.clusters(checkpoint, split, metric, scale)
-        return sum(means.values()) / len(means) if means else None
-
-    def estimate(self, checkpoint: Checkpoint, split: str, metric: str, scale: float = 1.0) -> Estimate | None:
-        means = self.clusters(checkpoint, split, metric, scale)
-        return estimate(list(means.values())) if means else None
-
-
-def _base_model_of(rows: Sequence[Row]) -> str:
-    """The base model with most rows: those of a distilled model, drawn by finalists only, are always fewer."""
-    counts = Counter(row["base_model"] for row in rows)
-    return max(sorted(counts), key=lambda name: counts[name], default="")
 
 
 def rank(scores: Scores, stage: ChoiceStage) -> Ranking:
@@ -182,7 +91,7 @@ def _metric_of(scores: Scores, candidates: Sequence[Checkpoint], stage: ChoiceSt
     for metric in wanted:
         if any(scores.clusters(checkpoint, SELECT, metric) for checkpoint in candidates):
             return metric, ""
-        statuses = {row["status"] for checkpoint in candidates for row in scores.rows_of(checkpoint, SELECT, metric)}
+        statuses = {status for checkpoint in candidates for status in scores.statuses(checkpoint, SELECT, metric)}
         # Prompts that a metric is not meant for explain nothing where others failed.
         statuses = {status for status in statuses if not status.startswith("not_applicable")} or statuses
         reasons.append(f"{metric} ({', '.join(sorted(statuses)) or 'no rows'})")
@@ -266,7 +175,7 @@ def recommended_scale(scores: Scores, checkpoint: Checkpoint, metric: str) -> fl
     return min(as_good, key=lambda scale: (abs(scale - 1), scale))
 
 
-def best_record(rows: Iterable[Row], stage: ChoiceStage, calibration: Mapping[str, Any]) -> dict[str, Any]:
+def best_record(rows: Iterable[Row] | pa.Table, stage: ChoiceStage, calibration: Mapping[str, Any]) -> dict[str, Any]:
     """Make the content of best.json: the decision from the select half, the numbers from the report half.
 
     Without a choice `variant`, `phase` and `step` are null and `rule` says why.
@@ -304,7 +213,7 @@ def reported(scores: Scores, checkpoint: Checkpoint, scale: float = 1.0) -> dict
 
     The identity metrics also carry `over_base_…`, the paired difference against the bare model.
     """
-    drawn = any(scores.rows_of(checkpoint, REPORT, metric, scale) for metric in scores.metrics(REPORT))
+    drawn = any(scores.has(checkpoint, REPORT, metric, scale) for metric in scores.metrics(REPORT))
     used = scale if drawn else 1.0
     result: dict[str, dict[str, Any]] = {}
     for metric in scores.metrics(REPORT):

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from likeness.evaluation.choice import FACELESS_IS_ZERO, Checkpoint, Scores
 from likeness.evaluation.draw import LoraFile
 from likeness.evaluation.mix import Method, Mixture, MixtureDrawer
 from likeness.evaluation.prompts import SELECT
 from likeness.evaluation.score import BASE_ENTRY, Entry, Workplace, read_calibration
+from likeness.evaluation.scores import FACELESS_IS_ZERO, Checkpoint, Scores
 from likeness.evaluation.statistics import Estimate, paired_difference
 
 ALONE, TOGETHER = Checkpoint("alone", "", 0), Checkpoint("together", "", 0)

@@ -10,9 +10,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from likeness.evaluation.choice import Checkpoint
 from likeness.evaluation.metrics import REGISTRY, Measured, Metric, measure
 from likeness.evaluation.sample import Sample
+from likeness.evaluation.scores import Checkpoint
 from likeness.store import Store, item_key
 
 STORED_GROUPS = ("pixels", "lpips", "clip", "diversity")

@@ -10,9 +10,10 @@ from pathlib import Path
 from likeness.config.evaluation import ChoiceStage
 from likeness.config.surgery import Parent
 from likeness.errors import UserError
-from likeness.evaluation.choice import Checkpoint, Scores, rank
+from likeness.evaluation.choice import rank
 from likeness.evaluation.draw import LoraFile
 from likeness.evaluation.score import existing, lora_of
+from likeness.evaluation.scores import Checkpoint, Scores
 from likeness.store import Store
 from likeness.tables import SCORES, read_rows
 

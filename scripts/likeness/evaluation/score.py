@@ -21,14 +21,7 @@ import numpy as np
 from likeness.config.evaluation import ChoiceStage, ScoreStage
 from likeness.errors import UserError
 from likeness.evaluation.calibration import calibration_of, subject_of_photos
-from likeness.evaluation.choice import (
-    BASE_CHECKPOINT,
-    Checkpoint,
-    Scores,
-    finalists,
-    rank,
-    recommended_scale,
-)
+from likeness.evaluation.choice import finalists, rank, recommended_scale
 from likeness.evaluation.draw import Drawer, LoraFile, Request, Weights
 from likeness.evaluation.measure import Drawn, score_rows
 from likeness.evaluation.models import Models
@@ -36,6 +29,7 @@ from likeness.evaluation.pictures import Pictures
 from likeness.evaluation.prompts import REPORT, SELECT, GridPoint, edit_grid, photo_grid
 from likeness.evaluation.recognise import Recogniser
 from likeness.evaluation.sample import Sample, Subject
+from likeness.evaluation.scores import BASE_CHECKPOINT, Checkpoint, Scores
 from likeness.evaluation.sheet import write_images, write_sheet
 from likeness.photos.images import ImageRef, read_image_rows, read_images
 from likeness.program import as_about

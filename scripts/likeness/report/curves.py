@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from likeness.config.subject import merge_settings
-from likeness.evaluation.choice import BASE, BASE_CHECKPOINT, Checkpoint
 from likeness.evaluation.prompts import REPORT, SELECT
+from likeness.evaluation.scores import BASE, BASE_CHECKPOINT, Checkpoint
 from likeness.report.charts import Chart, Curve, Dot
 from likeness.report.gather import Subject, phases_of
 from likeness.report.numbers import Measured, estimated, label_of

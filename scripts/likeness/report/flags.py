@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from likeness.evaluation.choice import BASE_CHECKPOINT, METRICS_OF_RECIPE, Checkpoint
+from likeness.evaluation.choice import METRICS_OF_RECIPE
 from likeness.evaluation.metrics import lower_is_better
 from likeness.evaluation.prompts import REPORT, SELECT
+from likeness.evaluation.scores import BASE_CHECKPOINT, Checkpoint
 from likeness.evaluation.statistics import standard_error
 from likeness.report.curves import chosen_scale, curve_points, training_of
 from likeness.report.gather import Photo, Subject

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from likeness.config.surgery import SURGERY, Surgery
-from likeness.evaluation.choice import Checkpoint, Scores
+from likeness.evaluation.scores import Checkpoint, Scores
 from likeness.report.archive import Previous, previous_loras
 from likeness.tables import ABLATION, CAPTIONS, DECISIONS, FACES, MASKS, QUALITY, SCORES, read_rows
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from likeness.evaluation.choice import BASE, BASE_CHECKPOINT, Checkpoint, Scores
+from likeness.evaluation.scores import BASE, BASE_CHECKPOINT, Checkpoint, Scores
 from likeness.evaluation.statistics import Estimate
 
 

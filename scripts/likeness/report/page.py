@@ -12,9 +12,10 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
-from likeness.evaluation.choice import BASE_CHECKPOINT, METRICS_OF_RECIPE
+from likeness.evaluation.choice import METRICS_OF_RECIPE
 from likeness.evaluation.metrics import REGISTRY
 from likeness.evaluation.prompts import REPORT
+from likeness.evaluation.scores import BASE_CHECKPOINT
 from likeness.report.archive import Previous
 from likeness.report.charts import draw
 from likeness.report.compare import Comparison, comparison

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from likeness.evaluation.choice import BASE_CHECKPOINT, Checkpoint, Scores
 from likeness.evaluation.metrics import REGISTRY
 from likeness.evaluation.prompts import REPORT, SELECT
+from likeness.evaluation.scores import BASE_CHECKPOINT, Checkpoint, Scores
 from likeness.report.curves import chosen_scale
 from likeness.report.gather import Subject
 from likeness.report.numbers import Measured, estimated, short_labels

@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from likeness.evaluation.blocks import IMAGE_CHANGE, choose_blocks
-from likeness.evaluation.choice import FACELESS_IS_ZERO, Checkpoint
 from likeness.evaluation.prompts import SELECT
+from likeness.evaluation.scores import FACELESS_IS_ZERO, Checkpoint
 from likeness.evaluation.statistics import paired_difference
 from likeness.klein.targets import targets_of_blocks
 from likeness.report.gather import Subject
