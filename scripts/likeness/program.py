@@ -8,27 +8,49 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
 from likeness.errors import TransientError, UserError
-from likeness.store import Work
+from likeness.store import Work, sha256_of_bytes, write_atomically
 
 SettingsType = TypeVar("SettingsType", bound=BaseModel)
+LONG_SETTINGS = Path("results/.settings")
+LONGEST_ARGUMENT = 32_000
+"""Bytes of settings in a command; Linux starts none that is longer than 131,072 bytes, quoted and with all its flags."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
 def parser_for(description: str | None) -> argparse.ArgumentParser:
     """A parser whose help is the program's docstring, with the flags that all stages take."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--settings", required=True, help='JSON: {"settings": the stage\'s slice, "code": digest}')
+    parser.add_argument(
+        "--settings", required=True, help='JSON {"settings": the stage\'s slice, "code": digest}, or @FILE'
+    )
     return parser
 
 
+def as_argument(settings: str) -> str:
+    """Settings as a command can carry them: the JSON itself, or where it is long `@` and a file named by its hash."""
+    data = settings.encode()
+    if len(data) <= LONGEST_ARGUMENT:
+        return settings
+    path = LONG_SETTINGS / f"{sha256_of_bytes(data)}.json"
+    if not path.exists():
+        write_atomically(path, data)
+    return f"@{path}"
+
+
+def argument_text(argument: str) -> str:
+    """The JSON behind what `as_argument` gave."""
+    return Path(argument[1:]).read_text(encoding="utf-8") if argument.startswith("@") else argument
+
+
 def read_settings(text: str, model: type[SettingsType]) -> SettingsType:
-    """Read the `--settings` flag into the stage's slice."""
-    return model.model_validate(json.loads(text)["settings"])
+    """Read the `--settings` flag, or the file that it names after an `@`, into the stage's slice."""
+    return model.model_validate(json.loads(argument_text(text))["settings"])
 
 
 def as_about(stage: str, version: int, settings: BaseModel | dict[str, Any], **more: Any) -> dict[str, Any]:

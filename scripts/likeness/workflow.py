@@ -28,8 +28,9 @@ from likeness.config.report import PageStage
 from likeness.config.subject import MINIATURE, Subject
 from likeness.config.training import EncodeStage, TrainingSettings, TrainStage
 from likeness.models import FetchStage, wanted_models
-from likeness.photos.names import list_photos, shard_of
-from likeness.photos.pairs import list_pairs
+from likeness.photos.names import PhotoFile, list_photos, shard_of
+from likeness.photos.pairs import PairFiles, list_pairs
+from likeness.program import as_argument
 from likeness.store import canonical_json
 from likeness.trainers import export_slice, external_slice, variant_pattern
 from likeness.workflow_surgery import SurgeryPlan
@@ -84,23 +85,28 @@ class Plan:
     @cached_property
     def photos(self) -> dict[str, dict[int, list[str]]]:
         """Files of each subject's photos or pairs, by shard; an absent folder lists nothing and fails in its job."""
-        return {name: self._by_shard(subject) for name, subject in self.subjects.items()}
+        return {name: self._by_shard(name) for name in self.subjects}
 
-    def _by_shard(self, subject: Subject) -> dict[int, list[str]]:
+    def _by_shard(self, subject: str) -> dict[int, list[str]]:
         shards: dict[int, list[str]] = {shard: [] for shard in self.shards}
-        for name, files in self._found(subject):
-            shards[shard_of(name, self.project.shards)] += [file for file in files if file]
+        for found in self._listed[subject]:
+            shards[shard_of(found.id, self.project.shards)] += found.files
         return {shard: sorted(set(files)) for shard, files in shards.items()}
 
-    def _found(self, subject: Subject) -> list[tuple[str, list[str | None]]]:
-        """Each photo or pair with the files that its index row is read from."""
-        if subject.kind == "photos":
-            return [(photo.id, [photo.path, photo.mask_path]) for photo in list_photos(subject.photos)]
-        return [(pair.id, [*pair.paths.values(), pair.mask_path, pair.stray]) for pair in list_pairs(subject.pairs)]
+    @cached_property
+    def _listed(self) -> dict[str, list[PhotoFile] | list[PairFiles]]:
+        """Every subject's photos or pairs; folders are walked once."""
+        return {
+            name: list_photos(subject.photos) if subject.kind == "photos" else list_pairs(subject.pairs)
+            for name, subject in self.subjects.items()
+        }
 
     def pair_tables(self, wildcards: Any) -> list[str]:
         """Pair tables of a subject: each shard reads its rows from them."""
-        folders = self.subjects[wildcards.subject].pairs
+        return self.tables_of(wildcards.subject)
+
+    def tables_of(self, subject: str) -> list[str]:
+        folders = self.subjects[subject].pairs
         return [str(Path(folder.path) / folder.table) for folder in folders if folder.table]
 
     def files_of_shard(self, wildcards: Any) -> list[str]:
@@ -110,26 +116,22 @@ class Plan:
     @cached_property
     def sidecars(self) -> dict[str, dict[str, str]]:
         """Caption files beside each subject's photos or pairs, by name."""
-        found: dict[str, dict[str, str]] = {}
-        for name, subject in self.subjects.items():
-            if subject.kind == "photos":
-                found[name] = {
-                    photo.id: photo.sidecar_path for photo in list_photos(subject.photos) if photo.sidecar_path
-                }
-            else:
-                found[name] = {pair.id: pair.caption_path for pair in list_pairs(subject.pairs) if pair.caption_path}
-        return found
-
-    def _sidecars(self, subject: str, shard: int | None) -> dict[str, str]:
         return {
-            name: path
-            for name, path in self.sidecars[subject].items()
-            if shard is None or shard_of(name, self.project.shards) == shard
+            name: {found.id: path for found in listed if (path := found.sidecar)}
+            for name, listed in self._listed.items()
         }
+
+    @cached_property
+    def edits(self) -> dict[str, dict[str, str]]:
+        """Captions that a hand changed in each subject's captions.csv, by name."""
+        return {name: read_edits(Path("results") / name / "captions.csv") for name in self.subjects}
+
+    def _of_shard(self, by_name: dict[str, str], shard: int) -> dict[str, str]:
+        return {name: text for name, text in by_name.items() if shard_of(name, self.project.shards) == shard}
 
     def sidecars_of_shard(self, wildcards: Any) -> list[str]:
         """Caption files beside the photos of one shard."""
-        return sorted(self._sidecars(wildcards.subject, int(wildcards.shard)).values())
+        return sorted(self._of_shard(self.sidecars[wildcards.subject], int(wildcards.shard)).values())
 
     def index_of_shard(self, wildcards: Any) -> str:
         """The index table of one shard."""
@@ -180,7 +182,7 @@ class Plan:
     def params(self, settings: Any, script: str, *packages: str, unread: Unread | None = None) -> str:
         """Settings and code of a rule; `unread` names the settings that its program never looks at, so that they start nothing."""
         values = settings.model_dump(mode="json", exclude=unread) if hasattr(settings, "model_dump") else settings
-        return canonical_json({"settings": values, "code": code_digest(script, *packages)})
+        return as_argument(canonical_json({"settings": values, "code": code_digest(script, *packages)}))
 
     def resolved(self, settings: Any, **sources: str) -> Any:
         """Replace the word `miniature` by the folder of the model it stands for."""
@@ -242,26 +244,27 @@ class Plan:
     def merge_quality(self, wildcards: Any) -> str:
         return self.params(self._quality_slice(self.subjects[wildcards.subject]), "merge_quality")
 
-    def _caption_slice(self, name: str, shard: int | None) -> CaptionStage:
+    def _caption_slice(self, name: str, by_hand: dict[str, dict[str, str]]) -> CaptionStage:
+        """The captions slice with what hands wrote: a shard's own, nothing for the merge, which asks nobody."""
         subject = self.subjects[name]
-        edits = read_edits(Path("results") / name / "captions.csv")
-        own = {key: text for key, text in edits.items() if shard is None or shard_of(key, self.project.shards) == shard}
         return CaptionStage(
             captions=subject.captions,
             recipe=subject.recipe,
             trigger=subject.trigger,
             class_word=subject.class_word,
-            sidecars=self._sidecars(name, shard),
-            edits=own,
+            **by_hand,
             offline=self.project.offline,
             cpu_threads=self.project.cpu_threads,
         )
 
     def write_captions(self, wildcards: Any) -> str:
-        return self.params(self._caption_slice(wildcards.subject, int(wildcards.shard)), "write_captions", "captions")
+        name, shard = wildcards.subject, int(wildcards.shard)
+        texts = {"sidecars": self.sidecars[name], "edits": self.edits[name]}
+        by_hand = {kind: self._of_shard(found, shard) for kind, found in texts.items()}
+        return self.params(self._caption_slice(name, by_hand), "write_captions", "captions")
 
     def merge_captions(self, wildcards: Any) -> str:
-        return self.params(self._caption_slice(wildcards.subject, None), "merge_captions")
+        return self.params(self._caption_slice(wildcards.subject, {}), "merge_captions")
 
     def decide_phases(self, name: str) -> Callable[[Any], str]:
         """The params function of one subject's checkpoint, which has no wildcards of its own."""

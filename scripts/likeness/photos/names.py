@@ -38,6 +38,15 @@ class PhotoFile:
     mask_path: str | None = None
     sidecar_path: str | None = None
 
+    @property
+    def files(self) -> list[str]:
+        """The files that its index row is read from."""
+        return [file for file in (self.path, self.mask_path) if file]
+
+    @property
+    def sidecar(self) -> str | None:
+        return self.sidecar_path
+
 
 @dataclass(frozen=True)
 class Candidate:

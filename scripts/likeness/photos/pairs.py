@@ -46,6 +46,15 @@ class PairFiles:
     missing: tuple[str, ...] = ()
     stray: str | None = None
 
+    @property
+    def files(self) -> list[str]:
+        """The files that its index row is read from, without tables."""
+        return [file for file in (*self.paths.values(), self.stray, self.mask_path) if file]
+
+    @property
+    def sidecar(self) -> str | None:
+        return self.caption_path
+
 
 @dataclass
 class Draft:
