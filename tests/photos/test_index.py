@@ -129,7 +129,7 @@ def test_hashes_agree_with_imagehash_on_the_whole_picture(size: tuple[int, int])
     for seed in range(6):
         image = Image.fromarray(drawn(seed, *size))
         mirror = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        for found, picture in zip(perceptual_hashes(np.array(image)), (image, mirror), strict=True):
+        for found, picture in zip(perceptual_hashes(image), (image, mirror), strict=True):
             assert imagehash.hex_to_hash(found) - imagehash.phash(picture) <= 2
 
 
@@ -226,7 +226,7 @@ def test_a_photo_is_decoded_once(tmp_path: Path, photo_at: Writer, monkeypatch: 
     decoded: list[str] = []
     from likeness.photos import index
 
-    decode = index.decode_photo
-    monkeypatch.setattr(index, "decode_photo", lambda bytes_, name: decoded.append(name) or decode(bytes_, name))
+    decode = index.decode_image
+    monkeypatch.setattr(index, "decode_image", lambda bytes_, name: decoded.append(name) or decode(bytes_, name))
     rows = index_photos(stage_of(tmp_path / "p"), 0, 1)
     assert decoded == [rows[0]["path"]]

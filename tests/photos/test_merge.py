@@ -29,7 +29,7 @@ Row = dict[str, Any]
 
 
 def row_of(name: str, image: Image.Image, **more: Any) -> Row:
-    phash, mirror = perceptual_hashes(np.array(image.convert("RGB")))
+    phash, mirror = perceptual_hashes(image.convert("RGB"))
     found = {"id": name, "status": "ok", "mask_path": None, "sha256": name, "phash": phash, "phash_mirror": mirror}
     return found | {"near_duplicate_group": None, "reason": ""} | more
 
@@ -193,7 +193,7 @@ def test_exact_duplicates_name_the_one_that_stays(tmp_path: Path, photo_at: Call
 
 
 def pair_row(name: str, source: Image.Image, target: Image.Image, **more: Any) -> Row:
-    source_hash, _ = perceptual_hashes(np.array(source))
+    source_hash, _ = perceptual_hashes(source)
     hashes = {"source_phash": source_hash, "source_sha256": f"s{name}", "reference_sha256s": []}
     return row_of(name, target, **hashes) | more
 

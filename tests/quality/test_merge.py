@@ -10,6 +10,7 @@ from tests.phases.fabricate import row_of
 from tests.quality.drawn import SETTINGS, draw, even_scene, person
 
 from likeness.config.quality import QualitySettings
+from likeness.quality import merge
 from likeness.quality.measure import photo_measures
 from likeness.quality.merge import clusters, leave_one_out_cosines, merge_quality, near_duplicate_ranks
 from likeness.tables import FACES, PHOTOS, QUALITY
@@ -116,3 +117,14 @@ def test_a_copy_does_not_vouch_for_its_original() -> None:
     faces = [row_of(FACES, id=row["id"], role="photo", face=0, is_subject=True, embedding_kind="k") for row in rows]
     found = {row["id"]: row["identity_cosine"] for row in merge_quality(rows, photos, faces, QualitySettings())}
     assert found == {"a": 0.0, "b": 0.0, "copy": None}
+
+
+def test_large_sets_are_clustered_as_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(3)
+    planted = rng.integers(0, 5, 400)
+    features = (planted[:, None] * 10.0 + rng.normal(0, 0.3, (400, 3))).tolist()
+    features += [[200.0 + index, 0.0, 0.0] for index in (0, 0, 50)]
+    exact = clusters(features, 4.0, "euclidean")
+    monkeypatch.setattr(merge, "MOST_LINKED", 40)
+    assert clusters(features, 4.0, "euclidean") == exact
+    assert len(set(exact)) == 7

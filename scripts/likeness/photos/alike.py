@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from likeness.photos.load import PhotoError, decode_photo, read_photo_bytes
+from likeness.photos.load import PhotoError, decode_image, read_photo_bytes
 from likeness.store import sha256_of_bytes
 
 SIDE_PX = 32
@@ -55,7 +55,7 @@ def small_copy(path: str, sha256: str) -> np.ndarray | None:
         data = read_photo_bytes(path)
         if sha256_of_bytes(data) != sha256:
             return None
-        image = Image.fromarray(decode_photo(data, path))
+        image = decode_image(data, path)
     except PhotoError:
         return None
     grey = np.asarray(image.convert("L").resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX), dtype=np.float64)

@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import imagehash
-import numpy as np
 from PIL import Image
 
 from likeness.config.photos import PairFolder, PhotoFolder, PhotoSettings, PhotoStage
 from likeness.errors import UserError
-from likeness.photos.load import PhotoError, decode_photo, read_header, read_photo_bytes
+from likeness.photos.load import PhotoError, decode_image, read_header, read_photo_bytes
 from likeness.photos.names import PhotoFile, is_utf8, list_photos, shard_of
 from likeness.photos.pairs import PairFiles, list_pairs
 from likeness.store import sha256_of_bytes
 
 VERSION = 1
 HASH_SIDE_PX = 256
+PHASH_GRID_PX = 32
 ASPECT_TOLERANCE = 0.01
 """Source and target of a pair may differ this much in width over height (rounding of a resize), relative."""
 
@@ -100,9 +100,9 @@ def measure_file(path: str, settings: PhotoSettings) -> dict[str, Any]:
         header = read_header(data, path)
         facts |= {"format": header.format, "width_px": header.width_px, "height_px": header.height_px}
         check_sides(path, header.width_px, header.height_px, settings)
-        image_HWC = decode_photo(data, path)
-        facts |= {"height_px": image_HWC.shape[0], "width_px": image_HWC.shape[1]}
-        facts["phash"], facts["phash_mirror"] = perceptual_hashes(image_HWC)
+        image = decode_image(data, path)
+        facts |= {"height_px": image.height, "width_px": image.width}
+        facts["phash"], facts["phash_mirror"] = perceptual_hashes(image)
     except PhotoError as error:
         facts |= {"status": error.status, "reason": str(error)}
     return facts
@@ -121,13 +121,14 @@ def check_sides(path: str, width_px: int, height_px: int, settings: PhotoSetting
         )
 
 
-def perceptual_hashes(image_HWC: np.ndarray) -> tuple[str, str]:
-    """64-bit perceptual hashes of an image and of its mirror image, as 16 hex digits (imagehash.phash)."""
-    grey = Image.fromarray(image_HWC)
-    factor = max(1, math.floor(min(grey.size) / HASH_SIDE_PX))
-    grey = (grey.reduce(factor) if factor > 1 else grey).convert("L")
-    mirror = grey.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return str(imagehash.phash(grey)), str(imagehash.phash(mirror))
+def perceptual_hashes(image: Image.Image) -> tuple[str, str]:
+    """64-bit perceptual hashes of an RGB image and of its mirror image, as 16 hex digits (imagehash.phash)."""
+    factor = max(1, math.floor(min(image.size) / HASH_SIDE_PX))
+    grey = (image.reduce(factor) if factor > 1 else image).convert("L")
+    # What imagehash does first; it leaves a picture of that size alone, and the filter is symmetric, so once is enough.
+    small = grey.resize((PHASH_GRID_PX, PHASH_GRID_PX), Image.Resampling.LANCZOS)
+    mirror = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    return str(imagehash.phash(small)), str(imagehash.phash(mirror))
 
 
 def index_pair(pair: PairFiles, settings: PhotoSettings) -> dict[str, Any]:

@@ -85,6 +85,11 @@ def decode_photo(data: bytes, name: str) -> np.ndarray:
 
     Raises PhotoError for bytes that are no image, truncated or too large.
     """
+    return np.array(decode_image(data, name))
+
+
+def decode_image(data: bytes, name: str) -> Image.Image:
+    """Decode a photo's bytes as `decode_photo` does, but leave them a Pillow image, which saves two copies."""
     with open_image(data, name) as image:
         check_pixels(image.size, name)
         try:
@@ -153,21 +158,21 @@ def upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def to_srgb(image: Image.Image) -> np.ndarray:
-    """Bring any Pillow mode to 8-bit sRGB over white: (H, W, 3) uint8."""
+def to_srgb(image: Image.Image) -> Image.Image:
+    """Bring any Pillow mode to 8-bit sRGB over white."""
     profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
         grey = grey_to_8_bit(np.asarray(image))
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        return Image.fromarray(grey).convert("RGB")
     if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
         colours = convert_profile(image.convert("RGB"), profile)
         white = Image.new("RGB", image.size, (255, 255, 255))
-        return np.array(Image.composite(colours, white, alpha))
+        return Image.composite(colours, white, alpha)
     if image.mode == "P":
         image = image.convert("RGB")
-    return np.array(convert_profile(image, profile))
+    return convert_profile(image, profile)
 
 
 def grey_to_8_bit(grey_HW: np.ndarray) -> np.ndarray:

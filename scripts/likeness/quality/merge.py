@@ -12,12 +12,17 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import pdist
+from scipy.spatial.distance import cdist, pdist
 
 from likeness.config.quality import QualitySettings
 from likeness.quality.measure import rounded
+from likeness.store import sha256_of_bytes
 
 Row = Mapping[str, Any]
+Metric = Literal["euclidean", "cityblock"]
+MOST_LINKED = 4000
+"""Features that are compared each with each: 64 MB of distances; 20,000 would be 1.6 GB."""
+CHUNK = 1000
 
 
 def merge_quality(
@@ -61,9 +66,7 @@ def subject_rows(rows: Sequence[Row], faces: Sequence[Row]) -> list[Row]:
     return [max(by_name[name], key=fitness) for name in sorted(by_name)]
 
 
-def clusters(
-    features: Sequence[Sequence[float] | None], distance: float, metric: Literal["euclidean", "cityblock"]
-) -> list[int | None]:
+def clusters(features: Sequence[Sequence[float] | None], distance: float, metric: Metric) -> list[int | None]:
     """Group features by average linkage cut at a distance; clusters are numbered from 0 in order of first appearance.
 
     Entries without features, or with another number of them than the first, have no cluster.
@@ -75,15 +78,39 @@ def clusters(
     if not usable:
         return labels
     values = np.asarray([features[index] for index in usable], np.float64)
-    found = (
-        fcluster(linkage(pdist(values, metric), "average"), distance, "distance")
-        if len(usable) > 1
-        else np.ones(1, int)
-    )
     numbers: dict[int, int] = {}
-    for index, label in zip(usable, found, strict=True):
+    for index, label in zip(usable, cluster_labels(values, distance, metric), strict=True):
         labels[index] = numbers.setdefault(int(label), len(numbers))
     return labels
+
+
+def cluster_labels(values_NF: NDArray[np.float64], distance: float, metric: Metric) -> NDArray[np.int64]:
+    """Equal numbers for features (N, F) of one cluster, (N,).
+
+    Linkage compares each with each. Of a large set it sees MOST_LINKED features, drawn by their content; the others
+    join the cluster whose mean is nearest, and those that are far from all are clustered in the same way.
+    """
+    if len(values_NF) == 1:
+        return np.zeros(1, np.int64)
+    drawn = np.argsort([sha256_of_bytes(row_F.tobytes()) for row_F in values_NF], kind="stable")
+    linked, rest = drawn[:MOST_LINKED], drawn[MOST_LINKED:]
+    linked.sort()
+    labels_N = np.zeros(len(values_NF), np.int64)
+    labels_N[linked] = fcluster(linkage(pdist(values_NF[linked], metric), "average"), distance, "distance")
+    if not len(rest):
+        return labels_N
+    names = np.unique(labels_N[linked])
+    means_KF = np.stack([values_NF[linked][labels_N[linked] == name].mean(axis=0) for name in names])
+    far: list[NDArray[np.int64]] = []
+    for start in range(0, len(rest), CHUNK):
+        block = rest[start : start + CHUNK]
+        away_BK = cdist(values_NF[block], means_KF, metric)
+        labels_N[block] = names[away_BK.argmin(axis=1)]
+        far.append(block[away_BK.min(axis=1) > distance])
+    left = np.sort(np.concatenate(far))
+    if len(left):
+        labels_N[left] = names.max() + 1 + cluster_labels(values_NF[left], distance, metric)
+    return labels_N
 
 
 def leave_one_out_cosines(
