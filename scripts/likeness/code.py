@@ -34,6 +34,14 @@ def code_digest(script: str, *packages: str) -> str:
 
     It only decides whether a job starts; items are recomputed by their stage's version.
     """
+    digest = hashlib.sha256()
+    for file in files_of_program(script, *packages):
+        digest.update(file.relative_to(SCRIPTS).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
+    return digest.hexdigest()[:16]
+
+
+def files_of_program(script: str, *packages: str) -> list[Path]:
+    """A program under scripts/, the files of these packages, and every likeness module that they import, sorted."""
     folders = [SCRIPTS / "likeness" / package for package in packages]
     waiting = [
         SCRIPTS / f"{script}.py",
@@ -45,7 +53,4 @@ def code_digest(script: str, *packages: str) -> str:
         if file not in seen:
             seen.add(file)
             waiting.extend(modules_of(file))
-    digest = hashlib.sha256()
-    for file in sorted(seen):
-        digest.update(file.relative_to(SCRIPTS).as_posix().encode() + b"\0" + file.read_bytes() + b"\0")
-    return digest.hexdigest()[:16]
+    return sorted(seen)

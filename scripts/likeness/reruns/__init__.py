@@ -1,0 +1,1 @@
+"""What the next run would do and why, said before it runs."""

@@ -1,0 +1,62 @@
+"""Snakemake's dry run is read as it is printed: several reasons at once, settings with any text, jobs without a command."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from likeness.program import as_argument
+from likeness.reruns.dry_run import job_of_output, parse_jobs
+
+SETTINGS = {"code": "abc", "settings": {"text": "it's; Code has changed since last execution", "rank": 8}}
+QUOTED = json.dumps(SETTINGS).replace("'", "'\"'\"'")
+TEXT = f"""\
+[Thu Jan  1 00:00:00 2026]
+Job 7: Index photos of jane, shard 3
+Reason: Missing output files: results/jane/a.parquet, results/jane/b.parquet; Updated input files: data/x 1.jpg; \
+Set of input files has changed since last execution; Params have changed since last execution: before: '; Updated input \
+files: none' now: 'x'
+Shell command: python "$LIKENESS/index_photos.py" --settings '{QUOTED}' --shard 3 > results/.logs/index_photos/jane/3.log 2>&1
+
+[Thu Jan  1 00:00:00 2026]
+Job 2: Write the page of every photo and its fate
+Reason: Input files updated by another job: results/jane/a.parquet
+Shell command: python "$LIKENESS/write_curation.py" --settings '{{"code":"d","settings":{{}}}}' > results/.logs/write_curation.log 2>&1
+[Thu Jan  1 00:00:00 2026]
+rule all:
+    input: results/report/index.html
+    reason: Input files updated by another job: results/report/index.html
+"""
+
+
+def test_jobs_reasons_and_settings_are_read() -> None:
+    index, page = parse_jobs(TEXT)
+    assert (index.name, index.rule, index.subject) == ("index_photos/jane/3", "index_photos", "jane")
+    assert index.files("missing") == ["results/jane/a.parquet", "results/jane/b.parquet"]
+    assert index.files("edited") == ["data/x 1.jpg"] and index.files("renewed") == []
+    assert index.has("listing") and index.has("settings") and not index.has("command")
+    assert index.settings == SETTINGS and index.starts_by_itself
+    assert (page.name, page.subject) == ("write_curation", "") and not page.starts_by_itself
+    assert page.files("renewed") == ["results/jane/a.parquet"]
+
+
+def test_makers_are_known_from_records_and_from_what_is_missing() -> None:
+    index, page = parse_jobs(TEXT)
+    makers = job_of_output([index, page], {"results/curate.html": "write_curation", "gone": "no_job"})
+    assert makers == {
+        "results/curate.html": page,
+        "results/jane/a.parquet": index,
+        "results/jane/b.parquet": index,
+    }
+
+
+def test_long_settings_are_read_from_their_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    long = {"code": "abc", "settings": {"texts": ["x" * 100] * 500}}
+    argument = as_argument(json.dumps(long))
+    assert argument.startswith("@results/.settings/") and len(argument) < 200
+    job = parse_jobs(TEXT.replace(f"'{QUOTED}'", argument))[0]
+    assert job.settings == long
+    assert as_argument('{"code":"abc"}') == '{"code":"abc"}'
