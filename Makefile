@@ -5,7 +5,7 @@ VENV := .venv
 RUN := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(abspath $(VENV))/bin/python
 CORES ?= all
 
-.PHONY: help install demo test test-full check new curate models try inspect doctor unlock prune lock generate clean-demo
+.PHONY: help install demo test test-full check new curate models try inspect doctor unlock why prune lock generate clean-demo
 
 help: ## say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -59,6 +59,12 @@ doctor: $(VENV)/.installed ## check GPU, memory, disk, weights and configuration
 unlock: $(VENV)/.installed ## after a crash of Snakemake itself: look for live orphans, then unlock
 	@$(RUN) scripts/unlock_results.py
 	$(RUN) -m snakemake --unlock
+
+why: $(VENV)/.installed ## TARGET=jane: what the next run would do, and which edit is the reason; before running
+	@$(RUN) scripts/explain_run.py $(TARGET)
+
+prune: $(VENV)/.installed ## say what of the store no result needs any more; YES=1 removes it
+	@$(RUN) scripts/prune_store.py $(if $(YES),--yes)
 
 lock: ## resolve the dependencies anew into envs/lock.txt
 	$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --all-extras --group dev -o envs/lock.txt pyproject.toml

@@ -23,6 +23,7 @@ from filelock import FileLock, Timeout
 from likeness.store import Store, canonical_json, sha256_of_bytes, sha256_of_file, write_atomically
 
 logger = logging.getLogger(__name__)
+FINISHED = "finished"
 KEPT_STATES = 2
 """Resume states that are kept: the last one, and the one before it in case that is damaged."""
 
@@ -91,6 +92,23 @@ class TrainingFolder:
         reaching = [record for record in self.records().values() if record.step >= step]
         return reaching[0].log[:step] if reaching else None
 
+    def adopt(self, output_folder: Path) -> None:
+        """Take checkpoints that were pruned from the store back from where they lie beside the results."""
+        for step, record in self.records().items():
+            gone = {sha256 for sha256 in record.checkpoints.values() if not self.store.blob_path(sha256).exists()}
+            for path in sorted(output_folder.glob(f"step-{step:06d}*.safetensors")) if gone else ():
+                data = path.read_bytes()
+                if sha256_of_bytes(data) in gone:
+                    self.store.save_blob(data)
+
+    def finish(self) -> None:
+        """Note that a job has all it asked for, so that pruning can tell a superseded training from one that goes on."""
+        (self.folder / FINISHED).touch()
+
+    def go_on(self) -> None:
+        """Note that steps are being computed again."""
+        (self.folder / FINISHED).unlink(missing_ok=True)
+
     def save(
         self,
         step: int,
@@ -145,6 +163,11 @@ class TrainingFolder:
         logger.warning("%s is damaged and ignored", path.name)
         path.unlink(missing_ok=True)
         return False
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the last job of a training got all its steps."""
+    return (folder / FINISHED).exists()
 
 
 @contextlib.contextmanager

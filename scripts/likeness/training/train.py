@@ -76,8 +76,12 @@ def train_lora(
     start = find_start(stage.init, previous, store)
     key = training_key(rows, settings, base.fingerprint, start)
     with open_folder(store, key) as folder:
+        folder.adopt(output_folder)
         missing = missing_steps(folder, settings)
+        if missing:
+            folder.go_on()
         computed = compute(folder, stage, settings, rows, start, missing, key) if missing else 0
+        folder.finish()
         losses = measure_held_out(folder, stage, settings, encoded, base.fingerprint)
         with held(output_lock(store, output_folder), f"another job writes {output_folder}"):
             place_files(folder, settings, [row["sample_id"] for row in rows], losses, base.fingerprint, output_folder)

@@ -1,0 +1,1 @@
+"""Free the store of what no current result needs."""
