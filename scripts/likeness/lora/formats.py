@@ -32,9 +32,14 @@ _PREFIXES = {
     "lycoris_": "kohya",
 }
 _SUFFIX = re.compile(r"^(?P<name>.+?)\.(?P<side>lora_A|lora_B|lora_down|lora_up|lora\.down|lora\.up)(\.\w+)?\.weight$")
-_SIDES: dict[str, str] = dict.fromkeys(("lora_A", "lora_down", "lora.down"), "A") | dict.fromkeys(
-    ("lora_B", "lora_up", "lora.up"), "B"
-)
+_SIDES: dict[str, str] = {
+    "lora_A": "A",
+    "lora_down": "A",
+    "lora.down": "A",
+    "lora_B": "B",
+    "lora_up": "B",
+    "lora.up": "B",
+}
 _LOKR = re.compile(rf"^(?P<name>.+?)\.lokr_(?P<side>{'|'.join(sorted(SIDES, reverse=True))})$")
 _FOREIGN_ALGORITHMS = {
     "dora_scale": "DoRA",
