@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.tiny import tiny_transformer
 
 from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
+from likeness.klein.family import layout_of
 from likeness.lora.files import Verified, read_lora
 from likeness.store import sha256_of_file
 from likeness.tables import LOG, read_rows
@@ -239,7 +241,8 @@ def test_weights_of_another_rank_or_scale(photo_world):
         train(world, "other", init=start, rank=3, steps=2)
     with pytest.raises(UserError, match="other modules"):
         train(world, "other", init=start, targets="single_all", steps=2)
-    found = run_module.starting_weights(world.root / "first/step-000002.safetensors", world.train_stage().training)
+    path, layout = world.root / "first/step-000002.safetensors", layout_of(tiny_transformer().config)
+    found = run_module.starting_weights(path, world.train_stage().training, layout)
     plain = run_module.read_lora(world.root / "first/step-000002.safetensors").modules["transformer_blocks.0.attn.to_q"]
     assert plain.scale == 2.0
     assert torch.equal(found["transformer_blocks.0.attn.to_q.lora_B.weight"], 2.0 * plain.B_OR.float())

@@ -34,7 +34,7 @@ from likeness.exports.settings import Output, Trainer
 from likeness.klein.load import BaseModel
 from likeness.program import as_about
 from likeness.store import Item, Store, item_key, remove_tree, sha256_of_bytes, write_atomically
-from likeness.tables import LOG, write_table
+from likeness.tables import LOG, MANIFEST, read_rows, write_table
 from likeness.training.base import open_base
 from likeness.training.records import held
 
@@ -51,6 +51,8 @@ def train_external(stage: ExternalStage, manifest: Path, images: Path, store: St
     The store counts one item of the stage `external`, computed or reused. Raises UserError where the command fails, leaves
     no LoRA file, or leaves one that does not fit the base model.
     """
+    training = stage.export.training.resolve_steps(len(read_rows(manifest, MANIFEST)))
+    stage = stage.model_copy(update={"export": stage.export.model_copy(update={"training": training})})
     trainer = exporter_of(stage.export.trainer).TRAINER
     base = open_base(stage.base_model, offline=stage.offline)
     rendered = render(stage, manifest, images, store)
@@ -179,8 +181,8 @@ def find_checkpoints(folder: Path, trainer: Trainer, output: Output, training: T
             numbered[math.ceil(int(match.group("step")) / micro_batches)] = path
         elif match:
             last = path
-    if last is not None and max(numbered, default=0) < training.steps:
-        numbered[training.steps] = last
+    if last is not None and max(numbered, default=0) < training.fixed_steps:
+        numbered[training.fixed_steps] = last
     if not numbered:
         raise UserError(
             f"{trainer.title} ended well but left no LoRA file whose path matches {output.pattern} in {folder}. "
