@@ -20,6 +20,7 @@ def main() -> Work:
     stage = read_settings(args.settings, DecisionStage)
     set_threads(1)
 
+    from likeness.locks import writing
     from likeness.phases.decide import STAGE, VERSION, decide
     from likeness.phases.held_out import HELD_OUT, read_held_out, write_held_out
     from likeness.phases.samples import join_samples
@@ -35,13 +36,14 @@ def main() -> Work:
         stage,
     )
     folder: Path = args.output_folder
-    decision = decide(samples, stage, read_held_out(folder / HELD_OUT))
-    for name, rows in decision.manifests.items():
-        write_table(folder / f"{name}.parquet", MANIFEST, rows)
-        print(f"phase {name}: {len(rows)} of {len(samples)} kept")
-    write_table(folder / "holdout.parquet", HOLDOUT, decision.holdout)
-    write_table(folder / "decisions.parquet", DECISIONS, decision.decisions, as_about(STAGE, VERSION, stage))
-    write_held_out(folder / HELD_OUT, decision.held)
+    with writing(folder):
+        decision = decide(samples, stage, read_held_out(folder / HELD_OUT))
+        for name, rows in decision.manifests.items():
+            write_table(folder / f"{name}.parquet", MANIFEST, rows)
+            print(f"phase {name}: {len(rows)} of {len(samples)} kept")
+        write_table(folder / "holdout.parquet", HOLDOUT, decision.holdout)
+        write_table(folder / "decisions.parquet", DECISIONS, decision.decisions, as_about(STAGE, VERSION, stage))
+        write_held_out(folder / HELD_OUT, decision.held)
     for warning in decision.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return Work()

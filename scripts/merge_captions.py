@@ -8,6 +8,7 @@ from likeness.captions.consistency import reviewed
 from likeness.captions.edits import next_lines, read_lines, write_lines
 from likeness.captions.interview import VERSION
 from likeness.config.captions import CaptionStage
+from likeness.locks import writing
 from likeness.program import as_about, parser_for, read_settings, run
 from likeness.store import Work
 from likeness.tables import CAPTIONS, merge_tables, write_table
@@ -21,7 +22,8 @@ def main() -> Work:
     args = parser.parse_args()
     stage = read_settings(args.settings, CaptionStage)
     rows = reviewed(merge_tables(args.tables, CAPTIONS).to_pylist(), stage)
-    write_lines(args.csv, next_lines(rows, read_lines(args.csv)))
+    with writing(args.csv.parent):
+        write_lines(args.csv, next_lines(rows, read_lines(args.csv)))
     write_table(args.output, CAPTIONS, rows, as_about("captions", VERSION, stage.captions))
     edited = sum(row["caption_by"] == "captions.csv" for row in rows)
     review = sum(row["status"] != "ok" for row in rows)

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from likeness.errors import UserError
-from likeness.store import Store, Work, canonical_json, item_key, write_atomically
+from likeness.errors import DamagedFileError, UserError
+from likeness.store import (
+    Store,
+    Work,
+    canonical_json,
+    clear_leftovers,
+    item_key,
+    temporary_beside,
+    write_atomically,
+)
 
 
 @pytest.fixture
@@ -55,12 +67,42 @@ def test_a_record_without_its_file_counts_as_absent(store: Store) -> None:
     assert store.load("faces", "ef" * 32) is None
 
 
-def test_a_flipped_bit_is_named_and_healed_by_the_next_run(store: Store) -> None:
-    item = store.save("faces", "12" * 32, {}, {"crop": b"png"})
-    store.blob_path(item.files["crop"]).write_bytes(b"pnh")
-    with pytest.raises(UserError, match="damaged"):
-        store.read(item, "crop")
-    assert store.load("faces", "12" * 32) is None
+DAMAGE = {
+    "flipped": lambda data: data[:5] + bytes([data[5] ^ 16]) + data[6:],
+    "truncated": lambda data: data[:-7],
+    "emptied": lambda data: b"",
+    "grown": lambda data: data + b"x",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_file_is_made_again_by_its_maker_in_the_same_run(store: Store, damage) -> None:
+    item = store.save("faces", "12" * 32, {}, {"crop": b"png of a face"})
+    path = store.blob_path(item.files["crop"])
+    path.write_bytes(damage(path.read_bytes()))
+    assert store.load("faces", "12" * 32) is None and not path.exists()
+    healed = store.load_or_compute("faces", "12" * 32, lambda: ({}, {"crop": b"png of a face"}))
+    assert (store.computed["faces"], store.reused["faces"]) == (1, 0)
+    assert store.read(healed, "crop") == b"png of a face"
+
+
+@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_file_is_named_to_other_readers_and_removed(store: Store, tmp_path: Path, damage) -> None:
+    for read in (store.read_blob, store.path_of, lambda sha256: store.restore(sha256, tmp_path / "crop.png")):
+        sha256 = store.save_blob(b"png of a face")
+        path = store.blob_path(sha256)
+        path.write_bytes(damage(path.read_bytes()))
+        with pytest.raises(DamagedFileError, match=sha256) as raised:
+            read(sha256)
+        assert raised.value.sha256 == sha256 and not path.exists()
+    assert not (tmp_path / "crop.png").exists()
+
+
+def test_a_damaged_file_is_overwritten_by_equal_bytes(store: Store) -> None:
+    sha256 = store.save_blob(b"latents")
+    store.blob_path(sha256).write_bytes(b"lateNts")
+    assert store.save_blob(b"latents") == sha256
+    assert store.read_blob(sha256) == b"latents"
 
 
 def test_restore_writes_only_what_differs(store: Store, tmp_path: Path) -> None:
@@ -87,6 +129,64 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch) -> None
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_leftovers_of_killed_processes_are_cleared_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    own = temporary_beside(tmp_path / "table.parquet")
+    killed = own.with_name(own.name.replace(f".{os.getpid()}@", f".{dead.pid}@"))
+    elsewhere = own.with_name(own.name.replace(socket.gethostname(), "another-node"))
+    for path in (own, killed, elsewhere):
+        path.write_bytes(b"half")
+    clear_leftovers.cache_clear()
+    write_atomically(tmp_path / "table.parquet", b"whole")
+    assert set(tmp_path.iterdir()) == {own, elsewhere, tmp_path / "table.parquet"}
+
+
+WRITER = """
+import os, random, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from likeness.store import Store
+store, name, dies_at = Store(Path(sys.argv[2])), sys.argv[3], int(sys.argv[4])
+numbers = list(range(60))
+random.Random(name).shuffle(numbers)
+for count, number in enumerate(numbers):
+    for owner in ("all", name):
+        data = f"{owner}-{number}".encode() * 4000
+        store.save("stress", f"{number:02d}-{owner}", {"n": number}, {"a": data, "shared": b"s" * 100_000})
+    if count == dies_at:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_processes_that_write_equal_and_different_keys_never_tear(store: Store) -> None:
+    """Six writers, of which two are killed on the way, and a reader that looks all the time."""
+    scripts = str(Path(__file__).resolve().parents[1] / "scripts")
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, scripts, str(store.root), f"w{number}", str(dies_at)])
+        for number, dies_at in enumerate((99, 20, 99, 99, 40, 99))
+    ]
+
+    def check(key: str) -> None:
+        item = store.load("stress", key)
+        assert item is not None, f"{key} was there and is torn or gone"
+        number, owner = key.split("-")
+        assert item.record == {"n": int(number)}
+        assert store.read(item, "a") == f"{owner}-{int(number)}".encode() * 4000
+
+    looks = 0
+    while any(writer.poll() is None for writer in writers):
+        for path in list((store.root / "items").rglob("*.json")):
+            if not path.name.startswith("."):
+                check(path.stem)
+                looks += 1
+    assert looks > 100
+    assert [writer.returncode for writer in writers] == [0, -9, 0, 0, -9, 0]
+    owners = ["all", *(f"w{place}" for place in (0, 2, 3, 5))]
+    for key in {f"{number:02d}-{owner}" for owner in owners for number in range(60)}:
+        check(key)
 
 
 json_values = st.recursive(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -13,7 +14,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from likeness.errors import TransientError, UserError
+from likeness.errors import DISK_ERRORS, DamagedFileError, TransientError, UserError, disk_error
 from likeness.store import Work, sha256_of_bytes, write_atomically
 
 SettingsType = TypeVar("SettingsType", bound=BaseModel)
@@ -82,11 +83,33 @@ def run(main: Callable[[], Work | None]) -> None:
     logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
     try:
         work = main()
+        if work is not None:
+            print(work, flush=True)
+    except DamagedFileError as error:
+        complain(f"error: {error}{what_was_forgotten(error.sha256)}")
+        sys.exit(75)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        complain(f"error: {error}")
         sys.exit(2)
     except TransientError as error:
-        print(f"failed for now: {error}", file=sys.stderr)
+        complain(f"failed for now: {error}")
         sys.exit(75)
-    if work is not None:
-        print(work)
+    except OSError as error:
+        if error.errno not in DISK_ERRORS:
+            raise
+        complain(f"error: {disk_error(error, error.filename or 'a file')}")
+        sys.exit(2)
+
+
+def complain(text: str) -> None:
+    """Print to the standard error; a log on a full disk takes no more, and the exit code says the rest."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def what_was_forgotten(sha256: str) -> str:
+    """Remove the tables that name a lost file, and say so."""
+    from likeness.healing import forget
+
+    tables = ", ".join(map(str, forget(sha256, sys.argv)))
+    return f" Removed with it, since they said that it was there: {tables}." if tables else ""

@@ -3,7 +3,9 @@
 An item is one small JSON record and any number of files. Its key is the sha256 of everything that the result depends
 on (stage, stage version, settings slice, model fingerprint, content), so equal keys mean equal results and writing one
 twice is harmless: subjects, processes and nodes share a store without locks. Files are kept once under their own
-sha256; a record carries the hash of itself, so that a torn or flipped item is found and counts as absent.
+sha256; a record carries the hash of itself, so that a torn or flipped item is found and counts as absent. An item whose
+files are damaged counts as absent too, so whoever makes it heals it; a reader that is not the maker raises
+DamagedFileError (likeness/healing.py says what follows).
 
 Layout below the root:  items/<stage>/<key[:2]>/<key>.json   blobs/<sha[:2]>/<sha>
 """
@@ -11,10 +13,13 @@ Layout below the root:  items/<stage>/<key[:2]>/<key>.json   blobs/<sha[:2]>/<sh
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import re
 import shutil
+import socket
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -22,7 +27,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from likeness.errors import UserError
+from likeness.errors import DamagedFileError, disk_error
 
 
 def canonical_json(value: Any) -> str:
@@ -45,17 +50,37 @@ def item_key(stage: str, version: int, settings: Any, fingerprint: str, content:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all, through a temporary file beside it and a rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+    """Write a file that appears whole or not at all, through a temporary file beside it and a rename.
+
+    UserError where the disk is full or closed; what lay there before stays.
+    """
+    temporary = temporary_beside(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        clear_leftovers(path.parent)
         temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write {path}: {error.strerror}. Free the disk or mend the permissions, then run again."
-        ) from error
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise disk_error(error, path) from error
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name for a file under construction: hidden, used once, and saying which process on which machine made it."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.{os.getpid()}@{socket.gethostname()}.tmp")
+
+
+@functools.cache
+def clear_leftovers(folder: Path) -> None:
+    """Remove what killed processes of this machine left half-written in a folder; once a folder and process."""
+    for path in folder.glob(".*.tmp"):
+        found = LEFTOVER.search(path.name)
+        if found and found["host"] == socket.gethostname() and not Path("/proc", found["process"]).exists():
+            path.unlink(missing_ok=True)
+
+
+LEFTOVER = re.compile(r"\.(?P<process>\d+)@(?P<host>.+)\.tmp$")
 
 
 @dataclass(frozen=True)
@@ -100,7 +125,7 @@ class Store:
         return self.root / "blobs" / sha256[:2] / sha256
 
     def load(self, stage: str, key: str) -> Item | None:
-        """Read an item; None when it is absent, torn, or one of its files is missing."""
+        """Read an item; None when it is absent, torn, or one of its files is missing or damaged."""
         try:
             stored = json.loads(self.item_path(stage, key).read_bytes())
             body = {"record": stored["record"], "files": stored["files"]}
@@ -108,7 +133,7 @@ class Store:
                 return None
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        if not all(self.blob_path(sha).exists() for sha in stored["files"].values()):
+        if not all(self.holds(sha256) for sha256 in stored["files"].values()):
             return None
         return Item(key, stored["record"], stored["files"])
 
@@ -132,25 +157,38 @@ class Store:
         self.computed[stage] += 1
         return self.save(stage, key, record, files)
 
+    def holds(self, sha256: str) -> bool:
+        """Say whether these bytes are in the store, undamaged; a damaged file is removed."""
+        path = self.blob_path(sha256)
+        try:
+            if sha256_of_file(path) == sha256:
+                return True
+        except FileNotFoundError:
+            return False
+        path.unlink(missing_ok=True)
+        return False
+
     def save_blob(self, data: bytes) -> str:
         """Keep bytes under their own sha256 and return it."""
         digest = sha256_of_bytes(data)
-        path = self.blob_path(digest)
-        if not path.exists() or path.stat().st_size != len(data):
-            write_atomically(path, data)
+        if not self.holds(digest):
+            write_atomically(self.blob_path(digest), data)
         return digest
 
     def read_blob(self, sha256: str) -> bytes:
-        """Read bytes and check them; a damaged blob is removed, so that the next run makes it again."""
+        """Read bytes and check them; DamagedFileError where they are missing or changed, which removes them."""
         path = self.blob_path(sha256)
         data = path.read_bytes() if path.exists() else b""
         if sha256_of_bytes(data) != sha256:
             path.unlink(missing_ok=True)
-            raise UserError(
-                f"{path}: the stored file is {'damaged' if data else 'missing'}. "
-                "It was removed; run the same command again and it is made anew."
-            )
+            raise damaged(path, sha256)
         return data
+
+    def path_of(self, sha256: str) -> Path:
+        """Where a stored file lies, for readers that need a path; its bytes are checked as by `read_blob`."""
+        if not self.holds(sha256):
+            raise damaged(self.blob_path(sha256), sha256)
+        return self.blob_path(sha256)
 
     def read(self, item: Item, name: str) -> bytes:
         return self.read_blob(item.files[name])
@@ -164,6 +202,13 @@ class Store:
     def work(self, models_loaded: int = 0) -> Work:
         """What was done through this store so far, for the end of a program."""
         return Work(dict(self.computed), dict(self.reused), models_loaded)
+
+
+def damaged(path: Path, sha256: str) -> DamagedFileError:
+    """What a reader raises that is not the maker of the file."""
+    return DamagedFileError(
+        f"{path}: the stored file is damaged or missing. Run the same command again and it is made anew.", sha256
+    )
 
 
 def remove_tree(path: Path) -> None:

@@ -16,7 +16,8 @@ from likeness.config.evaluation import PublishStage
 from likeness.evaluation.card import write_card
 from likeness.evaluation.draw import LoraFile
 from likeness.evaluation.prompts import REPORT
-from likeness.evaluation.score import locked, lora_of
+from likeness.evaluation.score import lora_of
+from likeness.locks import writing
 from likeness.store import Store, sha256_of_file, write_atomically
 from likeness.tables import DECISIONS, SCORES, read_rows
 
@@ -41,7 +42,7 @@ def publish_lora(
     UserError where the LoRA cannot be found, loaded back in full, or written for ComfyUI.
     """
     best = json.loads(best_json.read_text("utf-8"))
-    with locked(output_folder):
+    with writing(output_folder):
         if best["variant"] is None:
             archive(output_folder, subject, keep_sha256=None)
             return write_record(output_folder, {"subject": subject, "reason": best["rule"], "files": {}})
@@ -121,15 +122,19 @@ def write_samples(
 
 
 def archive(folder: Path, subject: str, keep_sha256: str | None) -> None:
-    """Move what was published before to archive/<first 12 digits of its hash>/, unless it is the same LoRA."""
+    """Move what was published before to archive/<first 12 digits of its hash>/, unless it is the same LoRA.
+
+    The LoRA itself moves last: as long as it is there, a job that was killed on the way goes on.
+    """
     old = folder / f"{subject}.safetensors"
     if not old.is_file() or sha256_of_file(old) == keep_sha256:
         return
     target = folder / "archive" / sha256_of_file(old)[:12]
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir(parents=True)
-    for name in (old.name, f"{subject}.comfyui.safetensors", "README.md", "best.json", "images"):
+    target.mkdir(parents=True, exist_ok=True)
+    for name in (f"{subject}.comfyui.safetensors", "README.md", "best.json", "images", old.name):
         if (folder / name).exists():
+            if (target / name).is_dir():
+                shutil.rmtree(target / name)
             (folder / name).replace(target / name)
 
 
@@ -138,7 +143,7 @@ def listed(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(folder).as_posix(): sha256_of_file(path)
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (RECORD, ".lock")
+        if path.is_file() and path.name != RECORD
     }
 
 

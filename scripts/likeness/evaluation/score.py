@@ -6,11 +6,9 @@ neither drawn nor measured again, and a program with nothing to do loads no mode
 
 from __future__ import annotations
 
-import fcntl
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from likeness.config.evaluation import ChoiceStage, ScoreStage
-from likeness.errors import UserError
+from likeness.errors import DamagedFileError, UserError
 from likeness.evaluation.calibration import calibration_of, subject_of_photos
 from likeness.evaluation.choice import finalists, rank, recommended_scale
 from likeness.evaluation.draw import Drawer, LoraFile, Request, Weights
@@ -31,6 +29,7 @@ from likeness.evaluation.recognise import Recogniser
 from likeness.evaluation.sample import Sample, Subject
 from likeness.evaluation.scores import BASE_CHECKPOINT, Checkpoint, Scores
 from likeness.evaluation.sheet import write_images, write_sheet
+from likeness.locks import writing
 from likeness.photos.images import ImageRef, read_image_rows, read_images
 from likeness.program import as_about
 from likeness.store import Store, Work, sha256_of_file, write_atomically
@@ -191,7 +190,7 @@ class Shot:
 
 def score_base(workplace: Workplace, output_folder: Path) -> None:
     """Draw and measure the bare base on both halves; write scores.parquet, calibration.json, images and the sheet."""
-    with locked(output_folder):
+    with writing(output_folder):
         shots = workplace.draw([BASE_ENTRY], workplace.points)
         calibration = calibrate(workplace, shots)
         text = json.dumps(calibration, indent=1, sort_keys=True) + "\n"
@@ -214,7 +213,7 @@ def calibrate(workplace: Workplace, base_shots: Sequence[Shot]) -> dict[str, Any
 
 def score_checkpoints(workplace: Workplace, entries: Sequence[Entry], base_folder: Path, output_folder: Path) -> None:
     """Draw and measure checkpoints on the select half; write scores.parquet, images and the sheet."""
-    with locked(output_folder):
+    with writing(output_folder):
         points = workplace.half(SELECT)
         base_shots = workplace.draw([BASE_ENTRY], points)
         shots = workplace.draw(entries, points)
@@ -241,7 +240,7 @@ def score_finalists(
     chosen = finalists(ranking, choice, scores.candidates)
     if ranking.chosen is None:
         print(f"no finalists by rule: {ranking.reason}")
-    with locked(output_folder):
+    with writing(output_folder):
         entries = [Entry(one, lora_of(scores.sha256s[one], loras, workplace.store, str(one))) for one in chosen]
         select, report = workplace.half(SELECT), workplace.half(REPORT)
         if entries and not report:
@@ -359,30 +358,16 @@ def lora_of(sha256: str, loras: dict[str, LoraFile], store: Store, name: str) ->
     """A LoRA by hash, from the listed files or the store; UserError where neither has it."""
     if sha256 in loras:
         return loras[sha256]
-    path = store.blob_path(sha256)
-    if not path.is_file():
+    try:
+        return LoraFile(store.path_of(sha256), sha256)
+    except DamagedFileError as error:
         raise UserError(
             f"the LoRA of {name} (sha256 {sha256[:12]}…) is in no steps.json and not in the store. Train or score it again."
-        )
-    return LoraFile(path, sha256)
+        ) from error
 
 
 def existing(path: Path, sha256: str, store: Store) -> LoraFile:
     """A by-product, or its copy in the store where the by-product was deleted or changed."""
     if path.is_file() and sha256_of_file(path) == sha256:
         return LoraFile(path, sha256)
-    return LoraFile(store.blob_path(sha256), sha256)
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a folder's flock; UserError where another process writes there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(
-                f"{folder} is being written by another process. Wait for it, or end it, then run again."
-            ) from None
-        yield
+    return LoraFile(store.path_of(sha256), sha256)

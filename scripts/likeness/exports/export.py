@@ -12,6 +12,7 @@ from likeness.errors import UserError
 from likeness.exports.files import ExportFolder
 from likeness.exports.samples import PHOTO, TARGET, Sample, read_samples
 from likeness.exports.settings import Trainer, on_common_ground
+from likeness.locks import writing
 from likeness.store import Store
 
 EXPORTERS = {
@@ -61,6 +62,7 @@ def export_samples(
     target = ExportFolder(folder, store)
     num_references = max(sum(role not in (PHOTO, TARGET) for role in sample.images) for sample in samples)
     warnings = given_way + exporter.TRAINER.warnings(training, num_references)
-    warnings += exporter.export(stage, samples, target)
-    target.finish(warnings)
+    with writing(folder):
+        warnings += exporter.export(stage, samples, target)
+        target.finish(warnings)
     return warnings

@@ -10,7 +10,6 @@ import io
 import json
 import os
 import shutil
-import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,16 @@ from likeness.photos.load import (
     orientation_of,
     read_photo_bytes,
 )
-from likeness.store import Store, canonical_json, item_key, sha256_of_bytes, sha256_of_file, write_atomically
+from likeness.store import (
+    Store,
+    canonical_json,
+    clear_leftovers,
+    item_key,
+    sha256_of_bytes,
+    sha256_of_file,
+    temporary_beside,
+    write_atomically,
+)
 
 VERSION = 1
 LINKED_FORMATS = {"jpeg": ".jpg", "png": ".png", "webp": ".webp"}
@@ -62,7 +70,8 @@ class ExportFolder:
         """Put a file into the folder without a second copy of its bytes; across file systems it is copied."""
         path = self.root / relative
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")
+        clear_leftovers(path.parent)
+        temporary = temporary_beside(path)
         try:
             os.link(source.resolve(), temporary)
         except OSError:
@@ -73,8 +82,7 @@ class ExportFolder:
 
     def link_blob(self, sha256: str, relative: str) -> None:
         """Put a stored file into the folder, after checking its bytes."""
-        self.store.read_blob(sha256)
-        self.link(self.store.blob_path(sha256), relative, sha256)
+        self.link(self.store.path_of(sha256), relative, sha256)
 
     def finish(self, warnings: list[str]) -> None:
         """Write the warnings and the list of files, remove what earlier exports left, and check that all is there."""

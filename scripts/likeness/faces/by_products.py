@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from filelock import FileLock
-
+from likeness.locks import writing
 from likeness.store import Store
 
 
 def restore_folder(store: Store, folder: Path, files: Mapping[str, str]) -> None:
     """Make `folder` hold exactly the PNG files {name: sha256} of the store; other .png files in it are deleted.
 
-    Two jobs that write the same folder wait for each other through a lock file beside it.
+    UserError where another process writes the same folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
+    with writing(folder):
         for path in folder.glob("*.png"):
             if path.name not in files:
                 path.unlink(missing_ok=True)

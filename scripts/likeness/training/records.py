@@ -175,23 +175,15 @@ def open_folder(store: Store, key: str) -> Iterator[TrainingFolder]:
     """Hold the training's lock, waiting for another job that trains the same, and clear what a killed job left half-written."""
     folder = store.root / "trainings" / key
     folder.mkdir(parents=True, exist_ok=True)
-    with held(folder / "lock", "another job trains exactly this"):
-        for path in folder.glob(".*"):
-            path.unlink(missing_ok=True)
-        yield TrainingFolder(folder, store)
-
-
-@contextlib.contextmanager
-def held(path: Path, why: str) -> Iterator[None]:
-    """Hold an advisory lock; it is freed by the system when the process ends in any way."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
+    lock = FileLock(folder / "lock")
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        logger.warning("waiting: %s", why)
+        logger.warning("waiting: another job trains exactly this")
         lock.acquire()
     try:
-        yield
+        for path in folder.glob(".*"):
+            path.unlink(missing_ok=True)
+        yield TrainingFolder(folder, store)
     finally:
         lock.release()

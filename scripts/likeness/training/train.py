@@ -18,12 +18,13 @@ from likeness.config.losses import LossesSettings
 from likeness.config.training import AUTO_FLOOR, TrainingSettings, TrainStage
 from likeness.errors import UserError
 from likeness.klein.load import check_trainable
+from likeness.locks import writing
 from likeness.program import as_about
-from likeness.store import Store, item_key, sha256_of_bytes, sha256_of_file, write_atomically
+from likeness.store import Store, item_key, sha256_of_file, write_atomically
 from likeness.tables import ENCODED, LOG, MANIFEST, read_rows, write_table
 from likeness.training.base import open_base
 from likeness.training.held_out import held_out_losses
-from likeness.training.records import LogRow, TrainingFolder, held, open_folder
+from likeness.training.records import LogRow, TrainingFolder, open_folder
 
 VERSION = 2
 STEPS = "training-steps"
@@ -66,7 +67,8 @@ def train_lora(
     """Train one phase of one variant and write log.parquet, steps.json and the step files.
 
     `previous` is the steps.json of the phase before. Raises UserError for a distilled base, a stale encoded table,
-    weights that do not fit, or a loss that is not finite.
+    weights that do not fit, a loss that is not finite, or an output folder that another job writes. Another job that
+    trains exactly the same, of another subject or project, is waited for: its steps are then found in the store.
     """
     base = open_base(stage.base_model, offline=stage.offline)
     check_trainable(base, stage.training.allow_distilled)
@@ -75,7 +77,7 @@ def train_lora(
     print(steps_sum(stage.training, rows), flush=True)
     start = find_start(stage.init, previous, store)
     key = training_key(rows, settings, base.fingerprint, start)
-    with open_folder(store, key) as folder:
+    with writing(output_folder), open_folder(store, key) as folder:
         folder.adopt(output_folder)
         missing = missing_steps(folder, settings)
         if missing:
@@ -83,8 +85,7 @@ def train_lora(
         computed = compute(folder, stage, settings, rows, start, missing, key) if missing else 0
         folder.finish()
         losses = measure_held_out(folder, stage, settings, encoded, base.fingerprint)
-        with held(output_lock(store, output_folder), f"another job writes {output_folder}"):
-            place_files(folder, settings, [row["sample_id"] for row in rows], losses, base.fingerprint, output_folder)
+        place_files(folder, settings, [row["sample_id"] for row in rows], losses, base.fingerprint, output_folder)
     return Outcome(computed, max(0, settings.fixed_steps - computed), 1 if missing else 0)
 
 
@@ -231,11 +232,6 @@ def measure_held_out(
         return prepare_training(base, plain, load_samples(rows, plain, folder.store, base.device), None)
 
     return held_out_losses(files, rows, settings, fingerprint, folder.store, prepare)
-
-
-def output_lock(store: Store, output_folder: Path) -> Path:
-    """The lock of an output folder; it lies in the store, so that results hold nothing but results."""
-    return store.root / "locks" / sha256_of_bytes(str(output_folder.resolve()).encode())[:16]
 
 
 def place_files(

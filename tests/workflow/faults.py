@@ -1,0 +1,143 @@
+"""Stage programs of a finished project, run again as Snakemake ran them, and killed at chosen moments."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tests.workflow.project import HOUSE
+
+from likeness.store import sha256_of_file
+
+NOT_RESULTS = (".logs", ".benchmarks")
+"""What Snakemake and the jobs say of how they went: times and process ids, which differ between equal runs."""
+
+
+def snapshot(folder: Path) -> dict[str, str]:
+    """The sha256 of every file of a project's results, the store and hidden files included, by relative path."""
+    results = folder / "results"
+    return {
+        path.relative_to(results).as_posix(): sha256_of_file(path)
+        for path in sorted(results.rglob("*"))
+        if path.is_file() and path.relative_to(results).parts[0] not in NOT_RESULTS
+    }
+
+
+def difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
+    """Files that only one side has, or that differ; short enough for an assertion's message."""
+    return sorted(path for path in {*ours, *theirs} if ours.get(path) != theirs.get(path))
+
+
+@dataclass(frozen=True)
+class Command:
+    """The program and the flags of one job, and the log that its output goes to."""
+
+    script: str
+    arguments: tuple[str, ...]
+    log: str
+    outputs: tuple[str, ...]
+
+    def words(self, **changed: str) -> list[str]:
+        """The command line, with the values of some flags replaced."""
+        words = [sys.executable, self.script, *self.arguments]
+        for flag, value in changed.items():
+            words[words.index(f"--{flag}") + 1] = value
+        return words
+
+
+def commands(folder: Path) -> dict[str, Command]:
+    """The command of every job of a finished project by its output, as Snakemake recorded it."""
+    records: dict[str, dict[str, Any]] = {}
+    for path in (folder / ".snakemake" / "metadata").rglob("*"):
+        if path.is_file():
+            output = base64.b64decode("".join(path.relative_to(folder / ".snakemake" / "metadata").parts)).decode()
+            records[output] = json.loads(path.read_text())
+    outputs: dict[str, list[str]] = {}
+    for output, record in records.items():
+        outputs.setdefault(record["shellcmd"], []).append(output)
+    return {
+        output: command_of(record["shellcmd"], record["log"][0], tuple(sorted(outputs[record["shellcmd"]])))
+        for output, record in records.items()
+        if record["shellcmd"] and record["shellcmd"].startswith('python "$LIKENESS/')
+    }
+
+
+def command_of(shell: str, log: str, outputs: tuple[str, ...]) -> Command:
+    words = shlex.split(shell)
+    end = next(place for place, word in enumerate(words) if word in (">", "2>&1", "|"))
+    script = words[1].replace("$LIKENESS", str(HOUSE / "scripts"))
+    return Command(script, tuple(words[2:end]), log, outputs)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a stage program ended: its exit code (negative: by a signal) and how often it changed the disk."""
+
+    code: int
+    changes: int
+
+
+class StageServer:
+    """Runs stage programs in forked children of a process that has the heavy libraries loaded."""
+
+    def __init__(self) -> None:
+        threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+        self._process = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("stage_server.py"))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | threads,
+        )
+        assert self._process.stdout is not None and self._process.stdout.readline() == "ready\n"
+
+    def run(self, command: Command, folder: Path, kill_at: int = 0) -> Ended:
+        """Run a job in a project's folder; SIGKILL at its `kill_at`-th change of the disk, counted from 1."""
+        request = {
+            "script": command.script,
+            "arguments": command.arguments,
+            "cwd": str(folder),
+            "log": str(folder / command.log),
+            "kill_at": kill_at,
+        }
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        return Ended(**json.loads(self._process.stdout.readline()))
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(timeout=60)
+
+
+def remove(folder: Path, *names: str) -> None:
+    """Remove files or folders of a project's results."""
+    for name in names:
+        path = folder / "results" / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def processes(folder: Path, script: str) -> Iterator[int]:
+    """Ids of living Python processes that run a stage program in a project's folder."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().decode(errors="replace").split("\0")
+            state = (process / "stat").read_text().rpartition(")")[2].split()[0]
+            here = (process / "cwd").resolve() == folder.resolve()
+        except OSError:
+            continue
+        if here and state != "Z" and len(words) > 1 and words[1].endswith(f"/{script}.py"):
+            yield int(process.name)
