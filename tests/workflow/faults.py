@@ -10,16 +10,15 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from tests.workflow.project import HOUSE
 
 from likeness.store import sha256_of_file
 
-NOT_RESULTS = (".logs", ".benchmarks")
-"""What Snakemake and the jobs say of how they went: times and process ids, which differ between equal runs."""
+NOT_RESULTS = (".logs", ".benchmarks", ".store/fingerprints.json")
+"""How runs went: logs and times, which differ between equal runs, and the cache of model hashes, which holds file times."""
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -28,7 +27,7 @@ def snapshot(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(results).as_posix(): sha256_of_file(path)
         for path in sorted(results.rglob("*"))
-        if path.is_file() and path.relative_to(results).parts[0] not in NOT_RESULTS
+        if path.is_file() and not path.relative_to(results).as_posix().startswith(NOT_RESULTS)
     }
 
 
@@ -39,39 +38,38 @@ def difference(ours: Mapping[str, str], theirs: Mapping[str, str]) -> list[str]:
 
 @dataclass(frozen=True)
 class Command:
-    """The program and the flags of one job, and the log that its output goes to."""
+    """The program and flags of one job, the log that its output goes to, and the files that it declares."""
 
     script: str
     arguments: tuple[str, ...]
     log: str
     outputs: tuple[str, ...]
 
-    def words(self, **changed: str) -> list[str]:
-        """The command line, with the values of some flags replaced."""
-        words = [sys.executable, self.script, *self.arguments]
-        for flag, value in changed.items():
+    def with_flags(self, **values: str) -> Command:
+        """The same job with the values of some flags replaced."""
+        words = list(self.arguments)
+        for flag, value in values.items():
             words[words.index(f"--{flag}") + 1] = value
-        return words
+        return replace(self, arguments=tuple(words))
 
 
 def commands(folder: Path) -> dict[str, Command]:
-    """The command of every job of a finished project by its output, as Snakemake recorded it."""
-    records: dict[str, dict[str, Any]] = {}
-    for path in (folder / ".snakemake" / "metadata").rglob("*"):
+    """The command of every job of a finished project by the job's name, as Snakemake recorded them."""
+    metadata = folder / ".snakemake" / "metadata"
+    found: dict[str, Command] = {}
+    for path in sorted(metadata.rglob("*")):
         if path.is_file():
-            output = base64.b64decode("".join(path.relative_to(folder / ".snakemake" / "metadata").parts)).decode()
-            records[output] = json.loads(path.read_text())
-    outputs: dict[str, list[str]] = {}
-    for output, record in records.items():
-        outputs.setdefault(record["shellcmd"], []).append(output)
-    return {
-        output: command_of(record["shellcmd"], record["log"][0], tuple(sorted(outputs[record["shellcmd"]])))
-        for output, record in records.items()
-        if record["shellcmd"] and record["shellcmd"].startswith('python "$LIKENESS/')
-    }
+            output = base64.b64decode("".join(path.relative_to(metadata).parts)).decode()
+            record = json.loads(path.read_text())
+            log = record["log"][0]
+            name = log.removeprefix("results/.logs/").removesuffix(".log")
+            before = found[name].outputs if name in found else ()
+            found[name] = command_of(record["shellcmd"], log, (*before, output))
+    return found
 
 
 def command_of(shell: str, log: str, outputs: tuple[str, ...]) -> Command:
+    """Read `python "$LIKENESS/<script>" flags… > log 2>&1`."""
     words = shlex.split(shell)
     end = next(place for place, word in enumerate(words) if word in (">", "2>&1", "|"))
     script = words[1].replace("$LIKENESS", str(HOUSE / "scripts"))

@@ -1,0 +1,165 @@
+"""A job of any stage killed at any moment, then the same command: the same bytes, and what was paid for is not paid again.
+
+The moments are drawn at random among a job's changes of the disk (see stage_server.py); LIKENESS_TEST_SEED draws others.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.workflow.faults import Command, StageServer, commands, difference, remove, snapshot
+from tests.workflow.project import read_work
+
+from likeness.store import Store, sha256_of_file
+from likeness.training.records import TrainingFolder
+from likeness.training.train import STEPS
+
+pytestmark = pytest.mark.slow
+
+SEED = os.environ.get("LIKENESS_TEST_SEED", "1")
+MOMENTS = 3
+
+BY_PRODUCTS = {
+    "index_photos/robin/0": (),
+    "merge_photos/robin/photos": (),
+    "detect_faces/robin/0": (),
+    "merge_faces/robin": ("robin/images/crops",),
+    "make_masks/robin/0": (),
+    "merge_masks/robin": ("robin/images/masks",),
+    "measure_quality/robin/0": (),
+    "merge_quality/robin": (),
+    "write_captions/robin/0": (),
+    "merge_captions/robin": ("robin/captions.csv",),
+    "decide_phases/robin": ("robin/phases",),
+    "encode_samples/robin/main": (),
+    "train_lora/robin/main/main": ("robin/train/main/main",),
+    "score_base/robin": ("robin/evaluation/base",),
+    "score_checkpoints/robin/main/main": ("robin/evaluation/main",),
+    "score_finalists/robin": ("robin/evaluation/report-half",),
+    "choose_checkpoint/robin": (),
+    "publish_lora/robin": ("robin/lora",),
+    "write_config/robin": (),
+    "write_curation": (),
+    "write_report": (),
+}
+"""One job of every rule, and what it writes below results without declaring it."""
+
+
+@dataclass
+class Stage:
+    """One job in a copy of the finished project: put back to before it ran, run, killed."""
+
+    folder: Path
+    finished: Path
+    job: str
+    command: Command
+    server: StageServer
+
+    def reset(self, made: dict[str, set[str]]) -> None:
+        """Put everything back as it was before this job ran; `made` are the items that it makes, by stage."""
+        remove(self.folder, "")
+        shutil.copytree(self.finished / "results", self.folder / "results")
+        self.remove_outputs()
+        for stage, keys in made.items():
+            for key in keys:
+                item = self.store.load(stage, key)
+                self.store.item_path(stage, key).unlink()
+                for sha256 in item.files.values() if item else ():
+                    self.store.blob_path(sha256).unlink(missing_ok=True)
+
+    def remove_outputs(self) -> None:
+        """Remove what the job declares, its by-products, and a training with its checkpoints."""
+        remove(self.folder, *(output.removeprefix("results/") for output in self.command.outputs))
+        remove(self.folder, *BY_PRODUCTS[self.job])
+        if self.job.startswith("train_lora"):
+            for path in (self.store.root / "trainings").glob("*/*"):
+                path.unlink()
+            for path in (self.finished / "results/robin/train/main/main").glob("*.safetensors"):
+                self.store.blob_path(sha256_of_file(path)).unlink()
+
+    @property
+    def store(self) -> Store:
+        return Store(self.folder / "results" / ".store")
+
+    def items(self) -> dict[str, set[str]]:
+        """Keys of all whole items of the store, by stage."""
+        found: dict[str, set[str]] = {}
+        for path in (self.store.root / "items").rglob("*.json"):
+            stage = path.parts[-3]
+            if not path.name.startswith(".") and self.store.load(stage, path.stem):
+                found.setdefault(stage, set()).add(path.stem)
+        return found
+
+    def saved_step(self) -> int:
+        """The last training step whose state is saved."""
+        folders = list((self.store.root / "trainings").iterdir()) if self.job.startswith("train_lora") else []
+        steps = [step for folder in folders for step in TrainingFolder(folder, self.store).records()]
+        return max(steps, default=0)
+
+    def log(self) -> str:
+        return (self.folder / self.command.log).read_text(errors="replace")
+
+    def run(self) -> tuple[Counter[str], int]:
+        """Run to the end; items and steps computed, by stage, and how often the disk was changed."""
+        ended = self.server.run(self.command, self.folder)
+        assert ended.code == 0, self.log()
+        work = read_work(self.log())
+        assert work is not None
+        return Counter({stage: count for stage, count in work.computed.items() if count}), ended.changes
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[StageServer]:
+    server = StageServer()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(finished: Path) -> dict[str, str]:
+    return snapshot(finished)
+
+
+@pytest.fixture
+def stage(finished: Path, tmp_path: Path, server: StageServer, request: pytest.FixtureRequest) -> Stage:
+    folder = tmp_path / "project"
+    for name in ("config", "data", "models", "results"):
+        shutil.copytree(finished / name, folder / name, copy_function=os.link if name == "models" else shutil.copy2)
+    return Stage(folder, finished, request.param, commands(finished)[request.param], server)
+
+
+def test_every_rule_is_killed(finished: Path) -> None:
+    rules = {name.partition("/")[0] for name in commands(finished)}
+    assert rules == {job.partition("/")[0] for job in BY_PRODUCTS}
+
+
+@pytest.mark.parametrize("stage", BY_PRODUCTS, indirect=True)
+def test_a_killed_job_goes_on_to_the_same_bytes(stage: Stage, undisturbed: dict[str, str]) -> None:
+    shutil.rmtree(stage.store.root / "items")
+    stage.remove_outputs()
+    whole, changes = stage.run()
+    made = stage.items()
+    draw = random.Random(f"{SEED} {stage.job}")
+    for _ in range(MOMENTS):
+        code = 0
+        while code != -9:
+            stage.reset(made)
+            moment = draw.randint(1, changes)
+            ended = stage.server.run(stage.command, stage.folder, kill_at=moment)
+            code, changes = ended.code, ended.changes or changes
+            assert code in (0, -9), stage.log()
+        kept = Counter({name: len(keys & made.get(name, set())) for name, keys in stage.items().items()})
+        saved_step = stage.saved_step()
+        computed, _ = stage.run()
+        print(f"{stage.job}: killed at change {moment}; kept {dict(+kept)}, step {saved_step}; then {dict(computed)}")
+        assert difference(undisturbed, snapshot(stage.folder)) == []
+        if saved_step:
+            kept[STEPS] = saved_step
+        assert computed + kept == whole
