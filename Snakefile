@@ -9,6 +9,7 @@ min_version("9.27")
 # A shim may include this file, and --directory may move the working directory: the library lies beside this file.
 sys.path.insert(0, str(Path(str(workflow.current_basedir)) / "scripts"))
 
+from likeness.disk import closed_disk
 from likeness.workflow import Plan, checkpoint_name, use_this_interpreter
 
 use_this_interpreter()
@@ -16,6 +17,17 @@ plan = Plan.load(workflow.config_settings.configfiles, workflow.config_settings.
 plan.checkpoints = checkpoints
 for warning in plan.warnings:
     print(f"warning: {warning}", file=sys.stderr)
+
+
+# Before the first job, and after one failed: its own log may lie on the disk that is full.
+onstart:
+    if complaint := closed_disk(Path("results")):
+        raise WorkflowError(f"error: {complaint}")
+
+
+onerror:
+    if complaint := closed_disk(Path("results")):
+        print(f"error: {complaint}", file=sys.stderr)
 
 
 wildcard_constraints:

@@ -1,22 +1,24 @@
-"""After a crash of Snakemake itself: name jobs of this folder that still run, so that nobody unlocks under them.
+"""After a crash of Snakemake itself: name what of this folder still runs, so that nobody unlocks under it.
 
-Exits with 1 while such a job lives; it can be waited for, or ended with the kill command that is printed.
+Exits with 1 while a job, or another Snakemake, lives here; it can be waited for, or ended with the kill command that is
+printed. Only processes of this machine are seen: on a cluster, ask its scheduler too.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from likeness.program import run
 
 SCRIPTS = Path(__file__).resolve().parent
+OWN = Path(__file__).name
 
 
 def orphans(folder: Path) -> list[tuple[int, str]]:
-    """Process ids and command lines of Likeness programs that work in `folder`."""
+    """Process ids and names of Likeness programs, and of Snakemake, that work in `folder`."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
@@ -25,10 +27,20 @@ def orphans(folder: Path) -> list[tuple[int, str]]:
             dead = (process / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
         except OSError:
             continue
-        program = next((word for word in words if word.startswith(str(SCRIPTS)) and word.endswith(".py")), None)
-        if here and program and not dead and int(process.name) != os.getpid():
-            found.append((int(process.name), Path(program).name))
+        name = program_of(words)
+        if here and not dead and name and name != OWN:
+            found.append((int(process.name), name))
     return sorted(found)
+
+
+def program_of(words: Sequence[str]) -> str | None:
+    """Which of our programs a command line runs, if any: the script that Python was given, or Snakemake."""
+    if not Path(words[0]).name.startswith(("python", "snakemake")):
+        return None
+    if Path(words[0]).name == "snakemake" or "snakemake" in words[1:3] or Path(words[1]).name == "snakemake":
+        return "snakemake"
+    script = next((Path(word) for word in words[1:] if word.endswith(".py")), None)
+    return script.name if script and script.resolve().parent == SCRIPTS else None
 
 
 def main() -> None:

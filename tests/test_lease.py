@@ -76,3 +76,44 @@ def test_allocations_of_slurm_do_not_wait_for_each_other_where_both_call_their_d
         assert first == second == 0
     assert folders[0] == folders[1] and folders[2] == folders[3]
     assert len(set(folders)) == 3
+
+
+SNAKEFILE = """
+rule all:
+    input: expand("done/{job}", job=range(4))
+
+rule use_gpu:
+    output: "done/{job}"
+    resources: gpu=1
+    shell: "{sys.executable} holder.py {wildcards.job} && touch {output}"
+"""
+JOB = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, SCRIPTS)
+from likeness.lease import lease_device, visible_devices
+started = time.monotonic()
+with lease_device(visible_devices(2, None), Path("leases"), poll_s=0.02) as place:
+    begin = time.monotonic()
+    time.sleep(1)
+    Path(f"span-{sys.argv[1]}").write_text(f"{place} {started} {begin} {time.monotonic()}")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("more", [(), ("--resources", "mem_mb=4000")], ids=["profile", "user"])
+def test_a_users_own_resources_lift_the_profiles_limit_but_not_the_lease(more: tuple[str, ...], tmp_path: Path) -> None:
+    """With other --resources Snakemake starts all four jobs at once; two of them wait for a device."""
+    (tmp_path / "Snakefile").write_text("import sys\n" + SNAKEFILE)
+    (tmp_path / "holder.py").write_text(JOB.replace("SCRIPTS", repr(SCRIPTS)))
+    profile = Path(SCRIPTS).parent / "profiles" / "default"
+    command = [sys.executable, "-m", "snakemake", "--cores", "4", "--workflow-profile", str(profile), *more]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    spans = [(tmp_path / f"span-{job}").read_text().split() for job in range(4)]
+    for device in ("0", "1"):
+        own = sorted((float(begin), float(end)) for place, _, begin, end in spans if place == device)
+        assert all(end <= begin for (_, end), (begin, _) in itertools.pairwise(own))
+    alive = [sum(float(other[1]) <= float(span[1]) < float(other[3]) for other in spans) for span in spans]
+    assert max(alive) > 2 if more else max(alive) == 1
+    assert {place for place, *_ in spans} == ({"0", "1"} if more else {"0"})

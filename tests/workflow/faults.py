@@ -9,14 +9,19 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
+import pytest
 from tests.workflow.project import HOUSE
 
 from likeness.store import sha256_of_file
 
+T = TypeVar("T")
 NOT_RESULTS = (".logs", ".benchmarks", ".store/fingerprints.json")
 """How runs went: logs and times, which differ between equal runs, and the cache of model hashes, which holds file times."""
 
@@ -139,3 +144,52 @@ def processes(folder: Path, script: str) -> Iterator[int]:
             continue
         if here and state != "Z" and len(words) > 1 and words[1].endswith(f"/{script}.py"):
             yield int(process.name)
+
+
+def wait_for(condition: Callable[[], T | None], what: str, timeout_s: float = 180) -> T:
+    """Wait until a condition gives something, and return that."""
+    end_s = time.monotonic() + timeout_s
+    while time.monotonic() < end_s:
+        found = condition()
+        if found is not None:
+            return found
+        time.sleep(0.005)
+    raise AssertionError(f"waited {timeout_s:g} s for {what}")
+
+
+@contextmanager
+def mounted(folder: Path, *options: str) -> Iterator[None]:
+    """Mount something at a folder while the block runs; skips the test, saying why, where that is not allowed."""
+    folder.mkdir(exist_ok=True)
+    done = subprocess.run(["mount", *options, str(folder)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"this test needs to mount a disk, which only root may do here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def small_disk(folder: Path, size_kb: int) -> Iterator[None]:
+    """A disk of its own for a folder, in memory."""
+    with mounted(folder, "-t", "tmpfs", "-o", f"size={size_kb}k", "tmpfs"):
+        yield
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[None]:
+    """Close a folder for writing: by its permissions for a user, by a mount for root, whom permissions do not bind."""
+    if os.geteuid() == 0:
+        with mounted(folder, "--bind", str(folder)):
+            subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
+            yield
+        return
+    before = {path: path.stat().st_mode for path in (folder, *folder.rglob("*")) if path.is_dir()}
+    for path in before:
+        path.chmod(0o555)
+    try:
+        yield
+    finally:
+        for path, mode in before.items():
+            path.chmod(mode)
