@@ -12,14 +12,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.workflow.faults import Command, StageServer, commands, difference, remove, snapshot
-from tests.workflow.project import read_work
+from tests.workflow.project import HOUSE, read_work
 
 from likeness.store import Store, sha256_of_file
 from likeness.training.records import TrainingFolder
 from likeness.training.train import STEPS
+from likeness.workflow import Plan
 
 pytestmark = pytest.mark.slow
 
@@ -163,3 +165,38 @@ def test_a_killed_job_goes_on_to_the_same_bytes(stage: Stage, undisturbed: dict[
         if saved_step:
             kept[STEPS] = saved_step
         assert computed + kept == whole
+
+
+def test_a_killed_export_goes_on_to_the_same_bytes(
+    finished: Path, tmp_path: Path, server: StageServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The finished project has no export: one is configured and run as its rule would."""
+    folder = tmp_path / "project"
+    for name in ("config", "data", "results"):
+        shutil.copytree(finished / name, folder / name)
+    with (folder / "config/subjects/robin.yaml").open("a") as file:
+        file.write("export: [simpletuner]\n")
+    monkeypatch.chdir(folder)
+    settings = Plan.load([], {}).export_dataset(SimpleNamespace(subject="robin", phase="main", trainer="simpletuner"))
+    flags = "--trainer simpletuner --manifest results/robin/phases/main.parquet --images results/robin/photos.parquet "
+    flags += "--store results/.store --output-folder results/robin/exports/main/simpletuner"
+    script = str(HOUSE / "scripts" / "export_dataset.py")
+    command = Command(script, ("--settings", settings, *flags.split()), "results/.logs/export.log", ())
+    ended = server.run(command, folder)
+    log = (folder / command.log).read_text()
+    assert ended.code == 0, log
+    whole = snapshot(folder)
+    assert "robin/exports/main/simpletuner/files.json" in whole
+    draw = random.Random(f"{SEED} export")
+    changes = ended.changes
+    for _ in range(MOMENTS):
+        code = 0
+        while code != -9:
+            remove(folder, "robin/exports", ".store/items/export_png", ".store/items/export_mask")
+            moment = draw.randint(1, changes)
+            ended = server.run(command, folder, kill_at=moment)
+            code, changes = ended.code, ended.changes or changes
+        print(f"export_dataset: killed at change {moment} of {changes}")
+        assert not (folder / "results/robin/exports/main/simpletuner/files.json").exists()
+        assert server.run(command, folder).code == 0
+        assert difference(whole, snapshot(folder)) == []
