@@ -146,7 +146,7 @@ def processes(folder: Path, script: str) -> Iterator[int]:
             yield int(process.name)
 
 
-def wait_for(condition: Callable[[], T | None], what: str, timeout_s: float = 180) -> T:
+def wait_for(condition: Callable[[], T | None], what: str, timeout_s: float = 600) -> T:
     """Wait until a condition gives something, and return that."""
     end_s = time.monotonic() + timeout_s
     while time.monotonic() < end_s:

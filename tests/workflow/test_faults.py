@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -58,16 +59,22 @@ def saved_step(project: Project) -> int:
 
 
 def training_process(project: Project, at_step: int) -> int:
-    """Wait until the training has saved a step, and return its process, stopped."""
+    """Wait until the training has saved a step, and return its process, stopped.
 
-    def found() -> int | None:
-        living = next(processes(project.folder, "train_lora"), None)
-        if living is None or saved_step(project) < at_step:
-            return None
-        os.kill(living, signal.SIGSTOP)
-        return living
+    It is let run in short slices, so that it cannot run ahead of a test that gets little of a busy machine.
+    """
+    training = wait_for(lambda: next(processes(project.folder, "train_lora"), None), "a training that starts")
+    os.kill(training, signal.SIGSTOP)
 
-    return wait_for(found, f"a training that has saved step {at_step}")
+    def saved() -> int | None:
+        if saved_step(project) >= at_step:
+            return training
+        os.kill(training, signal.SIGCONT)
+        time.sleep(0.05)
+        os.kill(training, signal.SIGSTOP)
+        return None
+
+    return wait_for(saved, f"a training that saves step {at_step}")
 
 
 def computed_steps(project: Project) -> int:
@@ -212,15 +219,20 @@ def test_a_file_that_the_disk_refuses_is_one_clear_error(finished: Path, tmp_pat
 
 
 def test_closed_results_are_one_clear_error_before_any_job(project: Project) -> None:
+    """Where the file to be written is there, Snakemake says it; where it is not, we do."""
     before = snapshot(project.folder)
-    photo = min((project.folder / "data" / "robin").iterdir())
-    kept = photo.read_bytes()
-    photo.write_bytes(kept + b"edited")
-    with read_only(project.folder / "results"):
-        run = project.run("results/robin/photos.parquet")
-        assert run.code != 0 and run.jobs == set() and "Traceback" not in run.text
-        assert len(re.findall(r"^error: cannot write results/ .*(?:Read-only|Permission)", run.text, re.MULTILINE)) == 1
-        assert snapshot(project.folder) == before
-    photo.write_bytes(kept)
+    tables = ("robin/photos.parquet", "robin/shards/photos/0.parquet", "robin/shards/photos/1.parquet")
+    says = {
+        (): r"^Write-protected output files",
+        tables: r"^error: cannot write results/ .*: (Read-only file system|Permission denied)\. Free the disk or mend",
+    }
+    for missing, sentence in says.items():
+        remove(project.folder, *missing)
+        closed = snapshot(project.folder)
+        with read_only(project.folder / "results"):
+            run = project.run("--forcerun", "index_photos", "--", "results/robin/photos.parquet")
+            assert run.code != 0 and run.jobs == set() and "Traceback" not in run.text
+            assert len(re.findall(sentence, run.text, re.MULTILINE)) == 1, run.text
+            assert snapshot(project.folder) == closed
     project.succeed("results/robin/photos.parquet")
     assert difference(before, snapshot(project.folder)) == []
