@@ -13,6 +13,7 @@ import tempfile
 from pathlib import Path
 
 from likeness.errors import UserError
+from likeness.store import write_atomically
 
 MANIFEST = "manifest.json"
 _COUNTED = {".safetensors", ".json", ".txt", ".jinja", ".model"}
@@ -88,7 +89,4 @@ def _read_cache(cache: Path) -> dict[str, str]:
 
 
 def _write_cache(cache: Path, known: dict[str, str]) -> None:
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", dir=cache.parent, prefix=cache.name, delete=False, encoding="utf-8") as file:
-        json.dump(known, file, sort_keys=True)
-    Path(file.name).replace(cache)
+    write_atomically(cache, json.dumps(known, sort_keys=True).encode())

@@ -12,13 +12,14 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from tempfile import NamedTemporaryFile, TemporaryFile
+from tempfile import TemporaryFile
 from typing import IO
 
 import torch
 from safetensors import SafetensorError, safe_open
 
 from likeness.errors import UserError
+from likeness.store import clear_leftovers, temporary_beside
 
 TYPE_NAMES = {
     torch.float64: "F64",
@@ -106,11 +107,11 @@ def write_stream(
             entries.append((key, tensor.dtype, list(tensor.shape), tensor.nbytes))
         order = sorted(bodies, key=lambda dtype: (-dtype.itemsize, TYPE_NAMES[dtype]))
         header = _header(entries, order, metadata())
-        with NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            temporary = Path(file.name)
-            stack.callback(temporary.unlink, missing_ok=True)
+        clear_leftovers(path.parent)
+        temporary = temporary_beside(path)
+        stack.callback(temporary.unlink, missing_ok=True)
+        with temporary.open("wb") as file:
             sha256 = _join(file, header, [bodies[dtype] for dtype in order])
-        temporary.chmod(0o644)
         temporary.replace(path)
     return sha256
 

@@ -32,11 +32,11 @@ from likeness.exports.files import LIST_NAME, WARNINGS_NAME
 from likeness.exports.samples import read_samples
 from likeness.exports.settings import Output, Trainer
 from likeness.klein.load import BaseModel
+from likeness.locks import writing
 from likeness.program import as_about
 from likeness.store import Item, Store, item_key, remove_tree, sha256_of_bytes, write_atomically
 from likeness.tables import LOG, MANIFEST, read_rows, write_table
 from likeness.training.base import open_base
-from likeness.training.records import held
 
 VERSION = 1
 STAGE = "external"
@@ -269,8 +269,7 @@ def rate_tag(tags: list[str]) -> str | None:
 
 def place_files(item: Item, stage: ExternalStage, fingerprint: str, store: Store, output_folder: Path) -> None:
     """Put the step files into the output folder, remove others, and write log.parquet and steps.json."""
-    lock = store.root / "locks" / sha256_of_bytes(str(output_folder.resolve()).encode())[:16]
-    with held(lock, f"another job writes {output_folder}"):
+    with writing(output_folder):
         steps = []
         for name, sha256 in sorted(item.files.items()):
             store.restore(sha256, output_folder / name)

@@ -62,7 +62,7 @@ def measure(training: Training, sha256: str, store: Store) -> dict[str, Any]:
     from likeness.training.adapter import load_weights
     from likeness.training.run import starting_weights
 
-    path = store.blob_path(sha256)
+    path = store.path_of(sha256)
     load_weights(training.weights, starting_weights(path, training.settings, training.layout), str(path))
     by_sigma = {sigma: grid_loss(training, sigma) for sigma in grid_sigmas(training.settings.held_out_sigmas)}
     return {"loss": sum(by_sigma.values()) / len(by_sigma), "by_sigma": [[*pair] for pair in by_sigma.items()]}
