@@ -5,7 +5,7 @@
 rule encode_samples:
     input:
         manifest=plan.manifest,
-        holdout=plan.holdout,
+        holdout=plan.holdout_to_encode,
         faces=plan.faces_to_learn,
         models=plan.miniature_base,
     output:
@@ -25,13 +25,14 @@ rule encode_samples:
         stage=plan.encode_samples,
         store=plan.store,
         images=plan.index_of_subject,
+        holdout=plan.holdout_flag,
         faces=plan.faces_flag,
     message:
         "Encode phase {wildcards.phase} of {wildcards.subject}"
     shell:
         'python "$LIKENESS/encode_samples.py" '
         "--settings {params.stage:q} "
-        "--manifest {input.manifest} --holdout {input.holdout} {params.faces} --images {params.images} "
+        "--manifest {input.manifest} {params.holdout} {params.faces} --images {params.images} "
         "--store {params.store:q} --output {output} "
         "2>&1 | tee {log}"
 

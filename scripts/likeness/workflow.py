@@ -1,4 +1,4 @@
-"""What the rules need while Snakemake parses them: shards, file lists, settings slices.
+"""What the rules need while Snakemake parses them: settings slices, targets, what lies behind the checkpoint.
 
 Nothing heavy is imported here, since every Snakemake start and every cluster job pays for it.
 """
@@ -9,12 +9,10 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Sequence
-from functools import cached_property
 from glob import glob
 from pathlib import Path
 from typing import Any
 
-from likeness.captions.edits import read_edits
 from likeness.code import SCRIPTS, code_digest
 from likeness.config.captions import CaptionStage
 from likeness.config.evaluation import ChoiceStage, PublishStage, ScoreStage
@@ -28,11 +26,10 @@ from likeness.config.report import PageStage
 from likeness.config.subject import MINIATURE, Subject
 from likeness.config.training import EncodeStage, TrainingSettings, TrainStage
 from likeness.models import FetchStage, wanted_models
-from likeness.photos.names import PhotoFile, list_photos, shard_of
-from likeness.photos.pairs import PairFiles, list_pairs
 from likeness.program import as_argument
 from likeness.store import canonical_json
 from likeness.trainers import export_slice, external_slice, variant_pattern
+from likeness.workflow_files import ProjectFiles
 from likeness.workflow_surgery import SurgeryPlan
 
 MODELS = "models/miniature"
@@ -49,13 +46,12 @@ def use_this_interpreter() -> None:
     os.environ["LIKENESS"] = str(SCRIPTS)
 
 
-class Plan:
+class Plan(ProjectFiles):
     """The configured project as the rules see it; its methods serve as their input and params functions."""
 
     def __init__(self, loaded: Loaded) -> None:
-        self.project = loaded.project
+        super().__init__(loaded.project)
         self.warnings = loaded.warnings
-        self.subjects: dict[str, Subject] = loaded.project.subjects
         self.checkpoints: Any = None
         self.surgery = SurgeryPlan(self)
 
@@ -68,81 +64,6 @@ class Plan:
     def variant_of(self) -> dict[str, str]:
         """Patterns of variants that are trained here (`native`) and by another trainer (`external`)."""
         return variant_pattern(self.subjects)
-
-    # ---- names and lists -------------------------------------------------------------------------------------------
-
-    @property
-    def shards(self) -> list[int]:
-        return list(range(self.project.shards))
-
-    @property
-    def store(self) -> str:
-        return self.project.store
-
-    def kind(self, subject: str) -> str:
-        return self.subjects[subject].kind
-
-    @cached_property
-    def photos(self) -> dict[str, dict[int, list[str]]]:
-        """Files of each subject's photos or pairs, by shard; an absent folder lists nothing and fails in its job."""
-        return {name: self._by_shard(name) for name in self.subjects}
-
-    def _by_shard(self, subject: str) -> dict[int, list[str]]:
-        shards: dict[int, list[str]] = {shard: [] for shard in self.shards}
-        for found in self._listed[subject]:
-            shards[shard_of(found.id, self.project.shards)] += found.files
-        return {shard: sorted(set(files)) for shard, files in shards.items()}
-
-    @cached_property
-    def _listed(self) -> dict[str, list[PhotoFile] | list[PairFiles]]:
-        """Every subject's photos or pairs; folders are walked once."""
-        return {
-            name: list_photos(subject.photos) if subject.kind == "photos" else list_pairs(subject.pairs)
-            for name, subject in self.subjects.items()
-        }
-
-    def pair_tables(self, wildcards: Any) -> list[str]:
-        """Pair tables of a subject: each shard reads its rows from them."""
-        return self.tables_of(wildcards.subject)
-
-    def tables_of(self, subject: str) -> list[str]:
-        folders = self.subjects[subject].pairs
-        return [str(Path(folder.path) / folder.table) for folder in folders if folder.table]
-
-    def files_of_shard(self, wildcards: Any) -> list[str]:
-        """Photos, hand-made masks and pair tables of one shard."""
-        return self.photos[wildcards.subject][int(wildcards.shard)] + self.pair_tables(wildcards)
-
-    @cached_property
-    def sidecars(self) -> dict[str, dict[str, str]]:
-        """Caption files beside each subject's photos or pairs, by name."""
-        return {
-            name: {found.id: path for found in listed if (path := found.sidecar)}
-            for name, listed in self._listed.items()
-        }
-
-    @cached_property
-    def edits(self) -> dict[str, dict[str, str]]:
-        """Captions that a hand changed in each subject's captions.csv, by name."""
-        return {name: read_edits(Path("results") / name / "captions.csv") for name in self.subjects}
-
-    def _of_shard(self, by_name: dict[str, str], shard: int) -> dict[str, str]:
-        return {name: text for name, text in by_name.items() if shard_of(name, self.project.shards) == shard}
-
-    def sidecars_of_shard(self, wildcards: Any) -> list[str]:
-        """Caption files beside the photos of one shard."""
-        return sorted(self._of_shard(self.sidecars[wildcards.subject], int(wildcards.shard)).values())
-
-    def index_of_shard(self, wildcards: Any) -> str:
-        """The index table of one shard."""
-        return f"results/{wildcards.subject}/shards/{self.kind(wildcards.subject)}/{wildcards.shard}.parquet"
-
-    def index_of_subject(self, wildcards: Any) -> str:
-        """The merged index table of one subject."""
-        return f"results/{wildcards.subject}/{self.kind(wildcards.subject)}.parquet"
-
-    def shard_tables(self, subject: str, stage: str) -> list[str]:
-        return [f"results/{subject}/shards/{stage}/{shard}.parquet" for shard in self.shards]
 
     # ---- models of the miniature -----------------------------------------------------------------------------------
 
@@ -320,6 +241,15 @@ class Plan:
 
     def faces_flag(self, wildcards: Any) -> str:
         return " ".join(f"--faces {path}" for path in self.faces_to_learn(wildcards))
+
+    def holdout_to_encode(self, wildcards: Any) -> list[str]:
+        """The held-out samples, where some variant measures its loss on them; they then start encoding and training jobs."""
+        subject = self.subjects[wildcards.subject]
+        chosen = [subject.training_of(variant, wildcards.phase) for variant in subject.native_variants]
+        return [self.holdout(wildcards)] if any(one.held_out_sigmas for one in chosen) else []
+
+    def holdout_flag(self, wildcards: Any) -> str:
+        return " ".join(f"--holdout {path}" for path in self.holdout_to_encode(wildcards))
 
     def _training(self, subject: Subject, wildcards: Any) -> TrainingSettings:
         """Training settings of a variant and phase, with the drawn world's recogniser for the identity loss in its place."""

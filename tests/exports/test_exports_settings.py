@@ -72,7 +72,7 @@ SETTINGS_TO_CHANGE: dict[str, st.SearchStrategy[Any]] = {
     "adapter.groups": st.just({"style": "single_all"}),
     "adapter_precision": st.just("float32"),
     "checkpoint_every": st.integers(2, 9),
-    "held_out_sigmas": st.integers(0, 7),
+    "held_out_sigmas": st.integers(1, 100),
     "noise_offset": st.floats(0.01, 0.1),
     "schedule.power": st.floats(0.5, 0.9),
     "schedule.end": st.floats(0.1, 1),

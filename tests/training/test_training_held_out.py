@@ -15,7 +15,7 @@ from likeness.training.train import train_lora
 
 
 def train(world, out="out", **changes):
-    stage = world.train_stage(**{"steps": 4, "save_every": 2, **changes})
+    stage = world.train_stage(**{"steps": 4, "save_every": 2, "held_out_sigmas": 8, **changes})
     return train_lora(stage, world.manifest, world.encoded, None, world.store, world.root / out)
 
 

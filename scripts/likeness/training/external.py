@@ -34,7 +34,7 @@ from likeness.exports.settings import Output, Trainer
 from likeness.klein.load import BaseModel
 from likeness.locks import writing
 from likeness.program import as_about
-from likeness.store import Item, Store, item_key, remove_tree, sha256_of_bytes, write_atomically
+from likeness.store import Item, Store, item_key, remove_tree, write_atomically
 from likeness.tables import LOG, MANIFEST, read_rows, write_table
 from likeness.training.base import open_base
 
