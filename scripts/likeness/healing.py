@@ -43,7 +43,6 @@ def tables_naming(folder: Path, sha256: str) -> list[Path]:
 def names(path: Path, sha256: str) -> bool:
     """Whether a JSON file or a text column of a table holds a hash; a table that cannot be read holds nothing."""
     import pyarrow as pa
-    import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
     if path.suffix == ".json":
@@ -52,8 +51,9 @@ def names(path: Path, sha256: str) -> bool:
         table = pq.ParquetFile(path).read(use_threads=False)
     except (OSError, pa.ArrowException):
         return False
-    for column in table.itercolumns():
-        values = pc.list_flatten(column) if pa.types.is_list(column.type) else column
-        if pa.types.is_string(values.type) and pc.any(pc.equal(values, sha256)).as_py():
-            return True
-    return False
+    return any(holds(value, sha256) for column in table.itercolumns() for value in column.to_pylist())
+
+
+def holds(value: object, sha256: str) -> bool:
+    """Whether a cell is a hash, or a list with it."""
+    return value == sha256 or (isinstance(value, list) and sha256 in value)
