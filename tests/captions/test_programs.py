@@ -96,7 +96,7 @@ def test_an_edit_and_its_undoing_ask_no_model(project: Project, server: StubServ
 
     save("at the sea, with a blue hat")
     said = project.run(**settings)
-    assert said[2] == "captions: 6 rows, 1 edited by hand, 0 to review"
+    assert said[2] == "captions: 6 rows, 1 edited by hand, 0 to review\nwork: no items; models loaded 0"
     edited = project.captions()
     assert (edited["p00"]["caption"], edited["p00"]["caption_by"]) == (
         "j4ne, at the sea, with a blue hat",
@@ -134,7 +134,7 @@ def test_a_failing_endpoint_ends_with_75_and_heals(project: Project, server: Stu
     assert "only the missing ones are asked" in done.stderr
     assert not (project.folder / "captions/0.parquet").exists()
     done = project.write(stage, 0, LIKENESS_TEST_KEY=secret)
-    assert done.stdout.startswith("captions: 1 computed, 2 reused; 3 captions, 0 to review")
+    assert done.stdout.endswith("captions: 3 rows, 0 to review\nwork: captions 1 computed, 2 reused; models loaded 1\n")
     assert len(seen) == 4
     files = [path for path in project.folder.rglob("*") if path.is_file()]
     assert len(files) > 5
@@ -174,5 +174,5 @@ def test_a_killed_job_has_kept_what_was_answered(project: Project, server: StubS
         job.kill()
     assert len(server.seen) == 3
     done = project.write(stage, 0)
-    assert done.stdout.startswith("captions: 1 computed, 2 reused")
+    assert "work: captions 1 computed, 2 reused" in done.stdout
     assert sorted(server.count.values()) == [1, 1, 2]

@@ -9,7 +9,7 @@ import pytest
 from tests.tiny import save_tiny
 
 from likeness.config.base import ModelSource
-from likeness.errors import UserError
+from likeness.errors import DamagedFileError, UserError
 from likeness.evaluation.choice import best_record
 from likeness.evaluation.metrics import REGISTRY
 from likeness.evaluation.score import (
@@ -134,11 +134,8 @@ def test_changed_lora_file_is_found_by_its_hash(project):
     score_base(workplace_of(project), project.evaluation("base"))
     store = project.store()
     (project.steps.parent / "step-000250.safetensors").write_bytes(b"damaged")
-    entries = entries_of_steps("main", "main", project.steps, store)
-    with pytest.raises(UserError, match="neither at its place nor in the store"):
-        score_checkpoints(
-            workplace_of(project), entries, project.evaluation("base"), project.evaluation("main", "main")
-        )
+    with pytest.raises(DamagedFileError, match="damaged or missing"):
+        entries_of_steps("main", "main", project.steps, store)
 
 
 def test_external_files_get_steps_from_their_names_or_places(project):

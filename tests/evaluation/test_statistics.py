@@ -103,7 +103,7 @@ def test_coverage_of_the_bootstrap_is_93_to_97_percent():
     assert 0.93 <= np.mean(covered) <= 0.97
 
 
-@settings(deadline=None)
+@settings(deadline=None, max_examples=20)
 @given(st.integers(2, 9), st.integers(2, 12), st.integers(0, 2**32 - 1))
 def test_holm_agrees_with_statsmodels_and_its_intervals_with_its_rejections(count, clusters, seed):
     samples = np.random.default_rng(seed).normal(np.linspace(0, 2, count)[:, None], 1, (count, clusters))

@@ -152,7 +152,7 @@ def test_the_program_prints_its_warnings(photos: Project) -> None:
     command += ["--images", "images.parquet", "--store", "store", "--output-folder", "out"]
     done = subprocess.run(command, cwd=photos.root, capture_output=True, text=True, check=True)
     assert "warning: training.sigma.bias = 1.0:" in done.stdout
-    assert "export_png: 1 computed" in done.stdout
+    assert "export_png 1 computed" in done.stdout
     assert (photos.root / "out/files.json").exists()
 
 

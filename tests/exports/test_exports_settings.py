@@ -250,13 +250,18 @@ def check_change(project: Project, trainer: str, base: dict[str, Any], name: str
 
 
 def same_training(one: TrainingSettings, other: TrainingSettings) -> bool:
-    """Whether two settings mean the same: alpha is the rank, and references are capped at 1024, where neither is given."""
+    """Whether two settings mean the same to an export.
+
+    Alpha is the rank, and references are capped at 1024, where neither is given; which mask weighs the loss is in the manifest.
+    """
     meanings = []
     for training in (one, other):
         buckets = training.buckets.model_copy(
             update={"reference_resolution_px": training.buckets.reference_resolution_px or 1024}
         )
-        meanings.append(training.model_copy(update={"alpha": training.resolved_alpha, "buckets": buckets}))
+        masked = training.masked_loss.model_copy(update={"kind": training.masked_loss.kind and "any"})
+        changes = {"alpha": training.resolved_alpha, "buckets": buckets, "masked_loss": masked}
+        meanings.append(training.model_copy(update=changes))
     return meanings[0] == meanings[1]
 
 

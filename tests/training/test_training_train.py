@@ -12,7 +12,7 @@ import pytest
 import torch
 from tests.tiny import tiny_transformer
 
-from likeness.config.training import TrainingSettings
+from likeness.config.training import TrainingSettings, TrainStage
 from likeness.errors import UserError
 from likeness.klein.family import layout_of
 from likeness.lora.files import Verified, read_lora
@@ -382,8 +382,9 @@ def test_steps_load_into_the_pipeline_and_change_it(photo_world):
 def test_a_finished_training_is_recognised_without_loading_torch(photo_world):
     world = photo_world
     world.encode()
-    train(world, steps=2)
-    settings = json.dumps({"settings": world.train_stage(steps=2).model_dump(mode="json"), "code": "digest"})
+    asked = world.train_stage(steps=2).model_dump(mode="json")
+    train_lora(TrainStage.model_validate(asked), world.manifest, world.encoded, None, world.store, world.root / "out")
+    settings = json.dumps({"settings": asked, "code": "digest"})
     flags = ["--settings", settings, "--manifest", world.manifest, "--encoded", world.encoded]
     flags += ["--store", world.store.root, "--output-folder", world.root / "again"]
     code = "import sys; sys.path.insert(0, 'scripts'); import train_lora; print(train_lora.main()); assert 'torch' not in sys.modules"

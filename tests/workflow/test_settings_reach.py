@@ -186,7 +186,7 @@ READ_BY: dict[str, set[str]] = {
     "class_word": {*CAPTIONS, "encode_samples", "export_dataset", "train_external", *SCORES, "publish_lora"},
     "recipe": {*CAPTIONS, "decide_phases", "export_dataset", "train_external", *DRAWN, *CHOICE, "publish_lora"},
     "photos": {"index_photos", "merge_photos"},
-    "photos.*.path": {"index_photos", "merge_photos", *CAPTIONS},
+    "photos.*.path": {"index_photos", "merge_photos", "write_captions"},
     "pairs": {"index_pairs", "merge_photos"},
     "reference": {"merge_faces"},
     "base_model": {*TRAINING, "encode_samples", *SCORES, *SURGERY},
@@ -212,6 +212,7 @@ READ_BY: dict[str, set[str]] = {
     "training": TRAINING,
     "training.buckets": {*TRAINING, "encode_samples", *SCORES},
     "training.masked_loss.kind": {*TRAINING, "decide_phases", "encode_samples"},
+    "training.held_out_sigmas": {*TRAINING, "encode_samples"},
     "training.masked_loss.unmasked_weight": {*TRAINING, "encode_samples"},
     **{
         f"training.losses.slider.{key}": {*TRAINING, "encode_samples"}
