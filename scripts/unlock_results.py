@@ -7,6 +7,7 @@ printed. Only processes of this machine are seen: on a cluster, ask its schedule
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,6 @@ from pathlib import Path
 from likeness.program import run
 
 SCRIPTS = Path(__file__).resolve().parent
-OWN = Path(__file__).name
 
 
 def orphans(folder: Path) -> list[tuple[int, str]]:
@@ -28,7 +28,7 @@ def orphans(folder: Path) -> list[tuple[int, str]]:
         except OSError:
             continue
         name = program_of(words)
-        if here and not dead and name and name != OWN:
+        if here and not dead and name and int(process.name) != os.getpid():
             found.append((int(process.name), name))
     return sorted(found)
 
