@@ -5,7 +5,7 @@ VENV := .venv
 RUN := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(abspath $(VENV))/bin/python
 CORES ?= all
 
-.PHONY: help install demo test test-full check new curate models try inspect doctor unlock why prune lock generate clean-demo
+.PHONY: help install demo test test-full test-long check new curate models try inspect doctor unlock why prune lock generate clean-demo
 
 help: ## say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -26,10 +26,13 @@ demo: $(VENV)/.installed ## draw photos, train three subjects on the CPU, write 
 	@$(RUN) scripts/show_results.py --folder demo
 
 test: $(VENV)/.installed ## the test suite without the slow rest
-	$(RUN) -m pytest tests -n 2 --dist loadfile -m "not slow and not slurm"
+	$(RUN) -m pytest tests -n 2 --dist loadfile -m "not slow and not long and not slurm"
 
-test-full: $(VENV)/.installed ## the slow rest: faults, scale, seeds, Slurm
-	$(RUN) -m pytest tests -n 2 --dist loadfile -m "slow or slurm"
+test-full: $(VENV)/.installed ## the slow rest: learning on three seeds, edits, determinism
+	$(RUN) -m pytest tests -n 2 --dist loadfile -m slow
+
+test-long: $(VENV)/.installed ## what takes longer still: every edit, kill and fault, scale, surgery, Slurm
+	$(RUN) -m pytest tests -n 2 --dist loadfile -m "long or slurm"
 
 check: $(VENV)/.installed ## formatting, types, lint of code and workflow
 	$(VENV)/bin/ruff check scripts tests

@@ -204,7 +204,7 @@ def test_small_environments_hold_what_the_programs_import(stage: str, tmp_path: 
 
 
 @NEEDS_PYTHON
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("stage", LARGE)
 def test_large_environments_hold_what_the_programs_import(stage: str, tmp_path: Path) -> None:
     import_everything(stage, build(stage, tmp_path / stage))

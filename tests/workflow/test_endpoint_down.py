@@ -12,7 +12,7 @@ from tests.workflow.table import Scene, configure
 
 from likeness.tables import CAPTIONS, read_rows
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 TARGET = "results/robin/captions.parquet"
 

@@ -23,7 +23,7 @@ from likeness.training.records import TrainingFolder
 from likeness.training.train import STEPS
 from likeness.workflow import Plan
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SEED = os.environ.get("LIKENESS_TEST_SEED", "1")
 MOMENTS = 3

@@ -18,7 +18,7 @@ from tests.workflow.table import (
     training,
 )
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 MASKS = {
     *(f"{rule}/robin/{shard}" for rule in ("make_masks", "measure_quality", "write_captions") for shard in (0, 1)),

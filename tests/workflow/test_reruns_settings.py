@@ -31,7 +31,7 @@ from tests.workflow.table import (
 from likeness.store import sha256_of_file
 from likeness.tables import SCORES, read_rows
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 ROBIN = settings("robin")
 EVERYTHING = {

@@ -36,7 +36,7 @@ def cpu_s(project: Path, rule: str) -> tuple[float, int]:
     return sum(float(row["cpu_time"]) for row in rows), len(files)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_many_photos_cost_little_more_than_decoding_them(benched: tuple[Path, dict[str, Any]]) -> None:
     project, figures = benched
     costs = figures["costs"]
@@ -52,7 +52,7 @@ def test_many_photos_cost_little_more_than_decoding_them(benched: tuple[Path, di
     assert figures["store_files"] == 0
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_without_a_detector_nothing_is_measured_and_all_photos_are_decided_on(
     benched: tuple[Path, dict[str, Any]],
 ) -> None:

@@ -12,7 +12,7 @@ from tests.workflow.project import Project
 from likeness.store import sha256_of_file
 from likeness.tables import ABLATION, SCORES, read_rows
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 SURGERY = """\
 surgery:
