@@ -60,12 +60,10 @@ def main() -> None:
     if stage.kind == "pairs" and not args.reference:
         raise UserError(f"{args.name} is an edit: give --reference with the picture to change")
     references = [image_of(path) for path in sources]
-    mixture = None
-    if beside is not None:
-        if not beside.is_file() or not args.scale:
-            raise UserError(f"--beside: {beside} is not there, or --scale 0 leaves nothing to put it beside")
-        words = (stage.trigger, args.word) if args.word else ()
-        mixture = Mixture(args.method, (LoraFile(beside, sha256_of_file(beside)),), words)
+    if beside is not None and not (beside.is_file() and args.scale):
+        raise UserError(f"--beside: {beside} is not there, or --scale 0 leaves nothing to put it beside")
+    words = (stage.trigger, args.word) if args.word else ()
+    others = [LoraFile(path, sha256_of_file(path)) for path in (beside,) if path]
     draw_once(
         stage,
         Store(Path(plan.store)),
@@ -76,7 +74,7 @@ def main() -> None:
         seed=args.seed,
         references=references,
         size_px=size_for(stage, references),
-        mixture=mixture,
+        mixture=Mixture(args.method, tuple(others), words) if others else None,
     )
     print(f"wrote {output}")
 

@@ -1,7 +1,7 @@
 """Every key that an export writes is one that its trainer reads.
 
 shapes/ holds one small config a trainer whose keys all occur in that trainer's own reader; keys that the exports need
-beyond those were looked up there one by one and are listed here.
+beyond those are listed here; not every one of them was looked up in the reader itself.
 """
 
 from __future__ import annotations
