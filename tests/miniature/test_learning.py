@@ -115,9 +115,10 @@ def curve_of(
     workplace: Any, choice: Any, scores: Any, rows: Sequence[Row], variant: str, trained: Mapping[Any, Path], store: Any
 ) -> dict[str, Any]:
     """What the choice takes among one variant's own checkpoints, and the report half of that one and of the last."""
-    from likeness.evaluation.choice import BASE, Scores, rank
+    from likeness.evaluation.choice import rank
     from likeness.evaluation.prompts import REPORT
     from likeness.evaluation.score import BASE_ENTRY
+    from likeness.evaluation.scores import BASE, Scores
 
     own = Scores([row for row in rows if row["variant"] in (BASE, variant)])
     ranking = rank(own, choice)
