@@ -6,11 +6,14 @@ import copy
 
 import pytest
 import torch
+from diffusers.pipelines.flux2.pipeline_flux2_klein import compute_empirical_mu
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.klein.test_klein_text_latents import picture
 from tests.tiny import MAX_TEXT_TOKENS, tiny_pipeline, tiny_transformer
 
 from likeness.klein import ids, latents
-from likeness.klein.sample import initial_noise, sample_images, sampling_sigmas, token_grid
+from likeness.klein.sample import empirical_mu, initial_noise, sample_images, sampling_sigmas, token_grid
 from likeness.klein.text import encode_prompts
 from likeness.klein.velocity import predict_velocity
 
@@ -184,3 +187,8 @@ def test_velocity_returns_target_tokens_only_and_reads_references():
     assert torch.allclose(
         plain[1:], predict_velocity(*[x[1:] if i in (1, 2, 3) else x for i, x in enumerate(common)]), atol=1e-5
     )
+
+
+@given(length=st.integers(1, 20_000), steps=st.integers(1, 250))
+def test_the_shift_is_that_of_diffusers(length: int, steps: int) -> None:
+    assert empirical_mu(length, steps) == pytest.approx(compute_empirical_mu(length, steps), rel=1e-12, abs=1e-12)

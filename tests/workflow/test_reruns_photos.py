@@ -126,6 +126,16 @@ TABLE = {
     "a selected photo renamed": [
         Step(lambda scene: scene.photo("kept").rename(scene.photo("renamed")), curation("robin", "kept", "renamed")),
     ],
+    "a selected photo removed and added again": [
+        Step(
+            take_away("kept"),
+            {*curation("robin", "kept"), *TRAINING},
+            {"embeddings": 1, "latents": 1, "loss-weights": 1, "training-steps": 4, **NEW_CHECKPOINTS},
+            {"encode_samples": 2, "train_lora": 1, **DRAWING},
+            then=other_lora,
+        ),
+        Step(bring_back("kept"), {*curation("robin", "kept"), *TRAINING}, then=same_lora_soon),
+    ],
     "a selected photo's caption edited in captions.csv, then in a sidecar": [
         Step(
             edit_caption("kept", ", waving with one hand"),

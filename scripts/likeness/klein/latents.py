@@ -15,7 +15,7 @@ import torch
 from likeness.klein.family import token_px
 
 if TYPE_CHECKING:
-    from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
+    from likeness.klein.libraries import AutoencoderKLFlux2
 
 
 @torch.no_grad()

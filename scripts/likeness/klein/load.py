@@ -20,10 +20,9 @@ from likeness.klein.fingerprint import folder_fingerprint
 
 if TYPE_CHECKING:
     import torch
-    from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
-    from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
-    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
     from transformers import PreTrainedTokenizerBase, Qwen3Model
+
+    from likeness.klein.libraries import AutoencoderKLFlux2, FlowMatchEulerDiscreteScheduler, Flux2Transformer2DModel
 
 Part = Literal["transformer", "vae", "text_encoder", "tokenizer", "scheduler"]
 TEXT_ENCODER_LAYERS = TEXT_LAYERS[-1] + 1
@@ -158,7 +157,7 @@ class BaseModel:
     @cached_property
     def transformer(self) -> Flux2Transformer2DModel:
         """The frozen transformer in evaluation mode."""
-        from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
+        from likeness.klein.libraries import Flux2Transformer2DModel
 
         assert self.layout
         return self._frozen(Flux2Transformer2DModel, "transformer", torch_dtype=self.dtype)
@@ -166,7 +165,7 @@ class BaseModel:
     @cached_property
     def vae(self) -> AutoencoderKLFlux2:
         """The frozen VAE in evaluation mode."""
-        from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
+        from likeness.klein.libraries import AutoencoderKLFlux2
 
         return self._frozen(AutoencoderKLFlux2, "vae", torch_dtype=self.dtype)
 
@@ -198,7 +197,7 @@ class BaseModel:
     @cached_property
     def scheduler(self) -> FlowMatchEulerDiscreteScheduler:
         """The checkpoint's own scheduler; the sampler works on copies of it."""
-        from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+        from likeness.klein.libraries import FlowMatchEulerDiscreteScheduler
 
         self.config_of("scheduler", "scheduler_config.json")
         loaded = FlowMatchEulerDiscreteScheduler.from_pretrained(self.folder / "scheduler", local_files_only=True)

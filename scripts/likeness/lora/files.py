@@ -27,7 +27,7 @@ from likeness.lora.formats import METADATA_KEY, outline_lora
 from likeness.lora.stream import MappedTensors, write_stream
 
 if TYPE_CHECKING:
-    from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
+    from likeness.klein.libraries import Flux2Transformer2DModel
 
 __all__ = [
     "Lora",
@@ -177,9 +177,7 @@ def _check_loaded(path: Path, name: str, own: LoraModule, loaded: LoraModule) ->
 def _loaded_by_diffusers(
     path: Path, base_or_transformer: BaseModel | Flux2Transformer2DModel | Layout
 ) -> dict[str, LoraModule]:
-    from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
-    from diffusers.pipelines.flux2.pipeline_flux2_klein import Flux2KleinPipeline
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    from likeness.klein.libraries import BaseTunerLayer, Flux2Transformer2DModel, pipeline_class
 
     if isinstance(base_or_transformer, BaseModel):
         assert base_or_transformer.layout
@@ -194,7 +192,7 @@ def _loaded_by_diffusers(
     _give_weights_of_no_size(skeleton)
     try:
         with _quiet_loader():
-            pipeline = Flux2KleinPipeline(None, None, None, None, skeleton)  # pyright: ignore[reportArgumentType]
+            pipeline = pipeline_class()(None, None, None, None, skeleton)  # pyright: ignore[reportArgumentType]
             pipeline.load_lora_weights(str(path), adapter_name="file")
     except Exception as error:
         raise UserError(f"LoRA file {path}: diffusers cannot load it: {error}") from error

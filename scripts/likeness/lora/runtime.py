@@ -52,7 +52,7 @@ def block_weights(weights: Mapping[str, float], scale: float = 1.0) -> WeightOf:
 
 def adapter_layers(module: Any) -> Sequence[tuple[str, Any]]:
     """The wrapped layers of a model or of a part of it, with their names."""
-    from peft.tuners.tuners_utils import BaseTunerLayer
+    from likeness.klein.libraries import BaseTunerLayer
 
     return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)]
 

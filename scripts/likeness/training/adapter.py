@@ -16,13 +16,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
 from likeness.klein.family import Layout
+from likeness.klein.libraries import BaseTunerLayer, LoraConfig
 from likeness.klein.targets import check_count, target_regex
 from likeness.training.noise import generator_for
 from likeness.training.shape import chosen, shape_adapter
