@@ -30,6 +30,9 @@ def test_no_quantiser_is_imported_in_vain() -> None:
 import sys
 from likeness.klein.libraries import pipeline_class
 pipeline_class()
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+inject_adapter_in_model(LoraConfig(target_modules=["0"]), torch.nn.Sequential(torch.nn.Linear(2, 2)))
 assert "bitsandbytes" not in sys.modules
 from bitsandbytes.optim.adamw import AdamW8bit
 print("still there")

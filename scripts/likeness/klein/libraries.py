@@ -32,7 +32,12 @@ with left_out("bitsandbytes"):
     from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
     from peft import LoraConfig
+    from peft.import_utils import is_bnb_4bit_available, is_bnb_available
     from peft.tuners.tuners_utils import BaseTunerLayer
+
+    # peft asks again for every module that it adapts, and remembers the first answer.
+    is_bnb_available()
+    is_bnb_4bit_available()
 
 
 def pipeline_class() -> type[Flux2KleinPipeline]:
