@@ -223,7 +223,9 @@ class Plan(ProjectFiles):
             base_model=subject.base_model,
             buckets=tuple({canonical_json(one.buckets.model_dump()): one.buckets for one in chosen}.values()),
             mask_kind=subject.training.masked_loss.kind,
-            unmasked_weights=tuple(sorted({one.masked_loss.unmasked_weight for one in chosen})),
+            unmasked_weights=tuple(
+                sorted({one.masked_loss.unmasked_weight for one in chosen if not one.masked_loss.inverted})
+            ),
             class_captions=with_class,
             trigger=subject.trigger if with_class else "",
             class_word=subject.class_word if with_class else "",

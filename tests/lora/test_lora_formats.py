@@ -92,9 +92,9 @@ def test_fused_file_is_split_exactly(plain, layout, adapted, tmp_path):
 
 def verify_fused_by_diffusers(path, adapted) -> bool:
     """Diffusers repeats A and keeps rank 3r: the same changes, so compare those."""
-    from likeness.lora.files import _loaded_by_diffusers
+    from likeness.lora.files import loaded_modules, loaded_skeleton
 
-    theirs = _loaded_by_diffusers(path, adapted[0])
+    theirs = loaded_modules(loaded_skeleton(path, adapted[0]))
     ours = read_lora(path).modules
     return set(ours) == set(theirs) and all(
         torch.allclose(ours[name].delta(), theirs[name].delta(), atol=TOLERANCE) for name in ours

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from likeness.config.losses import LossesSettings, VelocityLossSettings
-from likeness.config.training import OptimizerSettings
-from likeness.training.data import Batch, TrainingData
+from likeness.config.training import OptimizerSettings, TrainingSettings
+from likeness.errors import UserError
+from likeness.training.data import Batch, TrainingData, outside_mask, sample_weights
 from likeness.training.losses.make import make_objective
 from likeness.training.losses.objective import Objective, Seen, Term
 from likeness.training.losses.velocity import VelocityLoss, sigma_weights, weighted_error
@@ -126,6 +127,22 @@ def test_a_window_silences_samples_outside_and_never_shows_them(tensors):
     nothing = Objective((Term("velocity", VelocityLossSettings(sigma_min=0.95), spy),))
     terms, _ = nothing(made_seen(predicted, target, weights), B)
     assert terms["velocity"].item() == 0 and len(shown) == 1
+
+
+def test_an_inverted_mask_learns_what_the_mask_leaves_out():
+    """Weights, and what the masked prior keeps, of the inverted mask are those of the plain setting for 1 − mask."""
+    mask_HW = torch.tensor([[1.0, 0.25], [0.0, 0.5]])
+    row = {"weight_sha256": "m", "face_box": None, "sample_id": "s"}
+    inverted = TrainingSettings.model_validate(
+        {"masked_loss": {"kind": "head", "unmasked_weight": 0, "inverted": True}}
+    )
+    plain = TrainingSettings.model_validate({"masked_loss": {"kind": "head", "unmasked_weight": 0}})
+    found = sample_weights(row, {"m": mask_HW}, inverted, (2, 2))
+    assert found.tolist() == [0.0, 0.75, 1.0, 0.5]
+    assert torch.equal(found, sample_weights(row, {"m": 1 - mask_HW}, plain, (2, 2)))
+    assert outside_mask(row, {"m": mask_HW}, inverted, (2, 2)).tolist() == mask_HW.flatten().tolist()
+    with pytest.raises(UserError, match="nothing of its mask"):
+        sample_weights(row, {"m": torch.ones(2, 2)}, inverted, (2, 2))
 
 
 def test_a_face_counts_more_and_the_mean_weight_stays_one():

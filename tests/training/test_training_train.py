@@ -30,7 +30,7 @@ def verify_once(monkeypatch, request):
     if "pipeline" in request.node.name or "killed" in request.node.name or "finished" in request.node.name:
         return
     monkeypatch.setattr(
-        run_module, "verify_lora", lambda path, *_: Verified(len(read_lora(path).modules), 1.0, sha256_of_file(path))
+        run_module, "verify_weights", lambda path, *_: Verified(len(read_lora(path).modules), 1.0, sha256_of_file(path))
     )
 
 
@@ -88,7 +88,7 @@ PLACES = [
     # A save writes the state, then the record; between them and before them lie the moments that could tear.
     *[("likeness.training.records.write_atomically", write) for write in range(1, 7)],
     ("likeness.training.run.save_checkpoint", 2),
-    ("likeness.training.run.verify_lora", 1),
+    ("likeness.training.run.verify_weights", 1),
     ("likeness.training.train.write_table", 1),
 ]
 FULL = {"batch_size": 2, "gradient_accumulation": 2}
@@ -111,6 +111,8 @@ KAHAN = {**EMA, "optimizer": {"name": "adamw_kahan"}, "adapter_precision": "bflo
         (PRODIGY, CHOSEN[1:3]),
         (FREE, CHOSEN[1:2]),
         (KAHAN, CHOSEN[1:2]),
+        ({**EMA, "adapter": {"kind": "dora"}}, CHOSEN[1:2]),
+        pytest.param({"adapter": {"kind": "lokr"}}, CHOSEN[1:2], marks=pytest.mark.slow),
         pytest.param(PRODIGY, PLACES, marks=pytest.mark.slow),
     ],
 )
@@ -243,7 +245,7 @@ def test_weights_of_another_rank_or_scale(photo_world):
         train(world, "other", init=start, targets="single_all", steps=2)
     path, layout = world.root / "first/step-000002.safetensors", layout_of(tiny_transformer().config)
     found = run_module.starting_weights(path, world.train_stage().training, layout)
-    plain = run_module.read_lora(world.root / "first/step-000002.safetensors").modules["transformer_blocks.0.attn.to_q"]
+    plain = read_lora(world.root / "first/step-000002.safetensors").modules["transformer_blocks.0.attn.to_q"]
     assert plain.scale == 2.0
     assert torch.equal(found["transformer_blocks.0.attn.to_q.lora_B.weight"], 2.0 * plain.B_OR.float())
 

@@ -214,6 +214,7 @@ READ_BY: dict[str, set[str]] = {
     "training.masked_loss.kind": {*TRAINING, "decide_phases", "encode_samples"},
     "training.held_out_sigmas": {*TRAINING, "encode_samples"},
     "training.masked_loss.unmasked_weight": {*TRAINING, "encode_samples"},
+    "training.masked_loss.inverted": {*TRAINING, "encode_samples"},
     **{
         f"training.losses.slider.{key}": {*TRAINING, "encode_samples"}
         for key in ("target", "positive", "negative", "preserve")
@@ -317,6 +318,9 @@ def change(values: dict[str, Any], name: str, field: FieldInfo) -> None:
     if last == "adapter_precision":
         # Only one optimizer goes with an adapter in bfloat16.
         place["optimizer"]["name"] = "adamw_kahan"
+    if name.endswith("adapter.kind"):
+        # Frozen directions are a LoRA's.
+        place["orthogonal"] = None
     place[last] = value
 
 

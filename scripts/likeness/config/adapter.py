@@ -20,8 +20,20 @@ class OrthogonalSettings(Settings):
 
 
 class AdapterSettings(Settings):
-    """Which parts of the adapter have another rank, are restricted, frozen, or saved apart."""
+    """What kind of adapter is trained, and which parts of it have another rank, are restricted, frozen, or saved apart."""
 
+    kind: Literal["lora", "dora", "lokr"] = Field(
+        default="lora",
+        description="lora; dora: a LoRA with a trained length for every row of the weight (arXiv:2402.09353), slower, of "
+        "which no ComfyUI file is written; lokr: a Kronecker product of two matrices (LyCORIS), a small file that is "
+        "also published as the LoRA that it equals.",
+    )
+    lokr_factor: int = Field(
+        default=8,
+        ge=2,
+        le=64,
+        description="lokr: side of the first matrix; it must divide the inputs and outputs of every target.",
+    )
     ranks: dict[str, Annotated[int, Field(ge=1, le=1024)]] = Field(
         default_factory=dict,
         description="Rank by choice of targets, such as `all_blocks@single=0-5`; the first that fits.",
@@ -45,6 +57,14 @@ class AdapterSettings(Settings):
         default_factory=dict,
         description="Trained together and also saved apart: a choice of targets by name, such as content and style (B-LoRA).",
     )
+
+    @model_validator(mode="after")
+    def check_kind(self) -> AdapterSettings:
+        if self.kind != "lora" and self.rows != "all":
+            raise ValueError(f"rows: {self.rows!r} restricts a LoRA's second factor, which kind {self.kind} lacks")
+        if self.kind != "lora" and self.orthogonal:
+            raise ValueError(f"orthogonal: frozen directions keep LoRAs apart, not adapters of kind {self.kind}")
+        return self
 
     @model_validator(mode="after")
     def check_groups(self) -> AdapterSettings:

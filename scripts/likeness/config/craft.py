@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from likeness.config.faces import NO_DETECTOR
 from likeness.config.subject import MINIATURE, Subject
+from likeness.config.training import TrainingSettings
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ def impossible(subject: Subject) -> Iterator[tuple[str, str]]:
                     f"variants.{variant}",
                     f"targets name {kind}.{index}, but klein {size} has {limit} (0 to {limit - 1})",
                 )
+
+
+def all_trainings(subject: Subject) -> list[TrainingSettings]:
+    """The settings of every training that runs here."""
+    return [subject.training_of(name, phase) for name in subject.native_variants for phase in subject.phases_of(name)]
 
 
 def _small_rank(subject: Subject) -> Iterator[tuple[str, str, str]]:
@@ -157,6 +163,22 @@ def _short_phase_chain(subject: Subject) -> Iterator[tuple[str, str, str]]:
         )
 
 
+def _kind_of_adapter(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    kinds = {training.adapter.kind for training in all_trainings(subject)}
+    if "dora" in kinds:
+        yield (
+            "training.adapter.kind",
+            "a DoRA is slower to train, cannot be resized, merged or taken apart by block, and no ComfyUI file is made of it",
+            "DoRA, arXiv:2402.09353; ComfyUI weight_decompose",
+        )
+    if "lokr" in kinds:
+        yield (
+            "training.adapter.kind",
+            "a LoKr is published for ComfyUI as the LoRA that it equals, a larger file",
+            "Kronecker product of factors",
+        )
+
+
 WARNINGS: tuple[Rule, ...] = (
     _small_rank,
     _alpha_above_rank,
@@ -167,4 +189,5 @@ WARNINGS: tuple[Rule, ...] = (
     _head_swap_padding,
     _same_recogniser,
     _short_phase_chain,
+    _kind_of_adapter,
 )

@@ -16,6 +16,8 @@ OptimizerName = Literal["adamw", "adamw8bit", "adamw_kahan", "adafactor", "prodi
 
 AUTO_FLOOR = 500
 """Fewest steps of `steps: auto`."""
+HIGHEST_LOKR_RANK = 512
+"""Rank as a LoRA up to which a LoKr is read exactly."""
 
 
 class OptimizerSettings(Settings):
@@ -90,6 +92,10 @@ class MaskedLossSettings(Settings):
         default=None, description="Which mask weighs the loss; null learns the whole picture."
     )
     unmasked_weight: float = Field(default=0.1, ge=0, le=1, description="Weight of what lies outside the mask.")
+    inverted: bool = Field(
+        default=False,
+        description="Exchanges inside and outside of the mask: for a LoRA of the background, which surgery can subtract.",
+    )
 
 
 class BucketSettings(Settings):
@@ -222,6 +228,15 @@ class TrainingSettings(Settings):
             raise ValueError(
                 f"adapter_precision ({self.adapter_precision}) and optimizer.name ({name}) do not fit: Kahan summation "
                 "makes up for bfloat16 and has no effect in float32, and the other optimizers lose small steps in bfloat16"
+            )
+        if self.adapter.kind == "lokr" and self.init != "kaiming":
+            raise ValueError(
+                "init must be kaiming with adapter.kind lokr, which has no factor that starts at gaussian / rank"
+            )
+        if self.adapter.kind == "lokr" and self.adapter.lokr_factor * self.rank > HIGHEST_LOKR_RANK:
+            raise ValueError(
+                f"adapter.lokr_factor × rank ({self.adapter.lokr_factor} × {self.rank}) must be at most {HIGHEST_LOKR_RANK}: "
+                "it is the rank of the LoRA that a LoKr equals, as which it is drawn and published"
             )
         if self.losses.masked_prior and self.masked_loss.kind is None:
             raise ValueError("losses.masked_prior keeps what lies outside of the mask; set masked_loss.kind")

@@ -55,8 +55,12 @@ def write_card(
     decisions: Sequence[Mapping[str, Any]],
     samples: Sequence[tuple[str, str]],
     modules: int,
+    no_comfyui: str = "",
 ) -> str:
-    """The card as Markdown; `samples` are (file, prompt) of images drawn with this LoRA, `modules` the adapted modules."""
+    """The card as Markdown; `samples` are (file, prompt) of images drawn with this LoRA, `modules` the adapted modules.
+
+    `no_comfyui` says why no ComfyUI file lies beside it, if none does.
+    """
     verdict = licence_verdict(stage.base_model.source, str(best["calibration"].get("recogniser") or ""))
     strength = best["lora_scale"]
     lines = [
@@ -75,7 +79,7 @@ def write_card(
         "",
         f"- Trigger: `{stage.trigger}` ({stage.class_word}). Recommended strength: **{strength:g}**.",
         f'- diffusers: `pipeline.load_lora_weights("{subject}.safetensors")`',
-        f"- ComfyUI: `{subject}.comfyui.safetensors` in `models/loras`",
+        f"- ComfyUI: {f'no file, since {no_comfyui}' if no_comfyui else f'`{subject}.comfyui.safetensors` in `models/loras`'}",
         "",
         "## Licence and consent",
         "",

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from likeness.klein.family import Layout
     from likeness.klein.load import BaseModel
     from likeness.lora.adapter import Lora
+    from likeness.lora.dora import Dora
     from likeness.training.encode import SampleEncoder
 
 VERSION = 1
@@ -330,9 +331,16 @@ def adapter_on(base: BaseModel, lora: LoraFile | None, scale: float, weights: We
     if lora is None:
         yield
         return
+    from likeness.lora.dora import is_dora
     from likeness.lora.runtime import adapters_on, block_weights, set_weights
 
-    found = read_checked(lora, base.layout)
+    check_bytes(lora)
+    dora = is_dora(lora.path)
+    if dora and weights:
+        raise UserError(
+            f"{lora.path}: it is a DoRA, whose blocks cannot be weighted: weight 0 would not be the bare model."
+        )
+    found = dora_of(lora, base.layout) if dora else read_checked(lora, base.layout)
     with adapters_on(base.transformer, {"scored": found}, str(lora.path)):
         set_weights(base.transformer, "scored", block_weights(dict(weights), scale))
         yield
@@ -341,7 +349,27 @@ def adapter_on(base: BaseModel, lora: LoraFile | None, scale: float, weights: We
 def read_checked(lora: LoraFile, layout: Layout) -> Lora:
     """Read a LoRA for a model; UserError for a file that is gone, whose bytes changed, or that does not fit."""
     from likeness.lora.adapter import check_fits
-    from likeness.lora.files import read_lora, sha256_of
+    from likeness.lora.files import read_lora
+
+    check_bytes(lora)
+    found = read_lora(lora.path)
+    check_fits(found, layout, str(lora.path))
+    return found
+
+
+def dora_of(lora: LoraFile, layout: Layout) -> Dora:
+    """Read a DoRA for a model, likewise."""
+    from likeness.lora.adapter import check_fits
+    from likeness.lora.dora import read_dora
+
+    found = read_dora(lora.path)
+    check_fits(found.lora, layout, str(lora.path))
+    return found
+
+
+def check_bytes(lora: LoraFile) -> None:
+    """UserError for a LoRA file that is gone, or whose bytes changed."""
+    from likeness.lora.files import sha256_of
 
     if not lora.path.is_file():
         raise UserError(
@@ -352,9 +380,6 @@ def read_checked(lora: LoraFile, layout: Layout) -> Lora:
         raise UserError(
             f"{lora.path}: its bytes are not those that steps.json lists. Run the training's command again."
         )
-    found = read_lora(lora.path)
-    check_fits(found, layout, str(lora.path))
-    return found
 
 
 def base_fingerprint(model: ModelSource, offline: bool) -> str:

@@ -51,12 +51,16 @@ def publish_lora(
         shutil.rmtree(staging, ignore_errors=True)
         modules = write_files(staging, subject, found, stage, provenance_of(subject, best))
         archive(output_folder, subject, keep_sha256=sha256_of_file(staging / f"{subject}.safetensors"))
+        comfyui = f"{subject}.comfyui.safetensors"
+        if not (staging / comfyui).exists():
+            (output_folder / comfyui).unlink(missing_ok=True)
         for path in sorted(staging.iterdir()):
             path.replace(output_folder / path.name)
         staging.rmdir()
         rows = [row for table in score_tables for row in read_rows(table, SCORES)]
         samples = write_samples(output_folder / "images", best, rows, store)
-        card = write_card(subject, stage, best, read_rows(decisions, DECISIONS), samples, modules)
+        missing = "" if (output_folder / comfyui).exists() else no_comfyui()
+        card = write_card(subject, stage, best, read_rows(decisions, DECISIONS), samples, modules, missing)
         write_atomically(output_folder / "README.md", card.encode())
         write_atomically(output_folder / "best.json", best_json.read_bytes())
         chosen = {name: best[name] for name in ("variant", "phase", "step", "lora_scale", "lora_sha256")}
@@ -75,18 +79,27 @@ def provenance_of(subject: str, best: Mapping[str, Any]) -> dict[str, str]:
 
 
 def write_files(folder: Path, subject: str, found: LoraFile, stage: PublishStage, provenance: Mapping[str, str]) -> int:
-    """Write and check both formats; returns how many modules diffusers loads, which are all."""
+    """Write and check both formats; returns how many modules diffusers loads, which are all.
+
+    What diffusers loads as it is keeps its bytes; of a LoKr the ComfyUI file is the LoRA that it equals. Of a DoRA there
+    is none.
+    """
     from likeness.errors import UserError
     from likeness.lora.comfyui import write_comfyui
+    from likeness.lora.dora import is_dora, verify_dora
     from likeness.lora.files import read_lora, save_lora, verify_lora
+    from likeness.lora.lokr import is_own_lokr
     from likeness.training.base import open_base
 
     if sha256_of_file(found.path) != found.sha256:
         raise UserError(f"{found.path}: its bytes are not those that were scored. Run the training's command again.")
     base = open_base(stage.base_model, offline=stage.offline)
-    lora = read_lora(found.path)
     ours = folder / f"{subject}.safetensors"
-    if lora.format == "diffusers" and "lora_adapter_metadata" in lora.metadata:
+    if is_dora(found.path):
+        write_atomically(ours, found.path.read_bytes())
+        return verify_dora(ours, base).modules
+    lora = read_lora(found.path)
+    if is_own_lokr(found.path) or (lora.format == "diffusers" and "lora_adapter_metadata" in lora.metadata):
         write_atomically(ours, found.path.read_bytes())
     else:
         save_lora(ours, lora, {**own_metadata(lora.metadata), **provenance})
@@ -95,6 +108,13 @@ def write_files(folder: Path, subject: str, found: LoraFile, stage: PublishStage
         folder / f"{subject}.comfyui.safetensors", lora, base.layout, {**own_metadata(lora.metadata), **provenance}
     )
     return verified.modules
+
+
+def no_comfyui() -> str:
+    """Why a published LoRA has no ComfyUI file: only a DoRA has none."""
+    from likeness.lora.dora import NO_COMFYUI
+
+    return NO_COMFYUI
 
 
 def own_metadata(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -28,7 +28,7 @@ from likeness.exports.dataset import (
 )
 from likeness.exports.files import ExportFolder
 from likeness.exports.samples import Sample
-from likeness.exports.settings import Output, Trainer, common, is_whole_rank, key, missing
+from likeness.exports.settings import Output, Trainer, common, in_files, is_whole_rank, key, missing
 from likeness.exports.targets import impossible_warning, original_modules
 from likeness.klein.family import Layout
 
@@ -73,6 +73,7 @@ AI_TOOLKIT = Trainer(
             lambda training: training.masked_loss.kind is not None,
             "ai-toolkit softens the masks' edges and divides by the mask's mean, so every photo counts alike",
         ),
+        "masked_loss.inverted": in_files("inside and outside exchanged in the masks"),
         "masked_loss.unmasked_weight": key("mask_min_value"),
         "caption_dropout": key("caption_dropout_rate"),
         "max_grad_norm": key("max_grad_norm"),

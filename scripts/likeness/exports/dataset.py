@@ -105,7 +105,8 @@ def write_dataset(
                 folder.write_text(f"{root}/{learned}{suffix}/{sample.name}.txt", sample.caption)
             if masked:
                 mask = mask_place(str(masked.kind), learned, suffix, sample.name)
-                place_mask(folder, sample, mask, masked.unmasked_weight if outside is None else outside)
+                level = masked.unmasked_weight if outside is None else outside
+                place_mask(folder, sample, mask, level, masked.inverted)
                 places[sample.name]["mask"] = mask
         groups.append(Group(repeats, suffix, group, places))
     return Dataset(groups, learned, references, masked is not None)

@@ -65,6 +65,7 @@ DIFFUSION_PIPE = Trainer(
         "sigma.bias": missing("diffusion-pipe draws its noise levels around zero", implied=0.0),
         "sigma.shift": key("shift"),
         "masked_loss.kind": key("mask_path"),
+        "masked_loss.inverted": in_files("inside and outside exchanged in the masks"),
         "masked_loss.unmasked_weight": in_files("grey level of the masks outside").but(
             is_between_levels, "masks have 256 levels, so it becomes the nearest of them"
         ),

@@ -156,17 +156,21 @@ def stored_png(store: Store, data: bytes, image: ImageRef) -> str:
     return item.files["image.png"]
 
 
-def place_mask(folder: ExportFolder, sample: Sample, relative: str, unmasked_weight: float) -> None:
-    """Put a sample's mask at `relative`, its outside raised to the grey level of `unmasked_weight`; no mask is white."""
+def place_mask(
+    folder: ExportFolder, sample: Sample, relative: str, unmasked_weight: float, inverted: bool = False
+) -> None:
+    """Put a sample's mask at `relative`, what is not learned raised to the grey level of `unmasked_weight`; no mask is
+    white. An `inverted` mask teaches its outside."""
     level = round(255 * unmasked_weight)
     learned = sample.learned
-    content = [sample.mask_sha256, level, learned.width_px, learned.height_px]
+    content = [sample.mask_sha256, level, learned.width_px, learned.height_px, *(["inverted"] if inverted else [])]
 
     def compute() -> tuple[dict[str, Any], dict[str, bytes]]:
         if sample.mask_sha256 is None:
             mask_HW = np.full((learned.height_px or 1, learned.width_px or 1), 255, dtype=np.uint8)
         else:
             mask_HW = np.asarray(Image.open(io.BytesIO(folder.store.read_blob(sample.mask_sha256))).convert("L"))
+            mask_HW = 255 - mask_HW if inverted else mask_HW
         return {}, {"mask.png": png_bytes(np.maximum(mask_HW, np.uint8(level)))}
 
     item = folder.store.load_or_compute("export_mask", item_key("export_mask", VERSION, {}, "", content), compute)

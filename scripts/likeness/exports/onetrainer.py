@@ -26,7 +26,7 @@ from likeness.exports.dataset import (
 )
 from likeness.exports.files import ExportFolder
 from likeness.exports.samples import Sample
-from likeness.exports.settings import Output, Trainer, common, key, missing
+from likeness.exports.settings import Output, Trainer, common, in_files, key, missing
 from likeness.klein.family import Layout
 from likeness.klein.targets import target_regex
 
@@ -58,6 +58,7 @@ ONETRAINER = Trainer(
         "sigma.bias": key("noising_bias"),
         "sigma.shift": key("dynamic_timestep_shifting", "timestep_shift"),
         "masked_loss.kind": key("masked_training"),
+        "masked_loss.inverted": in_files("inside and outside exchanged in the masks"),
         "masked_loss.unmasked_weight": key("unmasked_weight"),
         "caption_dropout": key("dropout_probability"),
         "max_grad_norm": key("clip_grad_norm"),

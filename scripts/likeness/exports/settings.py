@@ -162,6 +162,7 @@ def without_effect(training: TrainingSettings, has_references: bool) -> dict[str
     """Settings that the others leave without effect in any trainer, with the reason."""
     sigma, uniform = training.sigma, "not read when sigma.distribution is uniform"
     reasons = {
+        "masked_loss.inverted": (training.masked_loss.kind is None, "no effect while masked_loss.kind is null"),
         "masked_loss.unmasked_weight": (training.masked_loss.kind is None, "no effect while masked_loss.kind is null"),
         "sigma.shift": (sigma.distribution != "shifted", "only read when sigma.distribution is shifted"),
         "sigma.scale": (sigma.distribution == "uniform", uniform),

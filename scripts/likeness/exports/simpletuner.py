@@ -71,6 +71,7 @@ SIMPLETUNER = Trainer(
             "SimpleTuner multiplies the loss by the mask and does not divide by its area, "
             "so photos with a small mask count less than here",
         ),
+        "masked_loss.inverted": in_files("inside and outside exchanged in the masks"),
         "masked_loss.unmasked_weight": in_files("grey level of the masks outside").but(
             is_between_levels,
             "masks have 256 levels, so it becomes the nearest of them",

@@ -31,7 +31,7 @@ with left_out("bitsandbytes"):
     from diffusers.models.autoencoders.autoencoder_kl_flux2 import AutoencoderKLFlux2
     from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
     from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-    from peft import LoraConfig
+    from peft import LoKrConfig, LoraConfig, PeftConfig
     from peft.import_utils import is_bnb_4bit_available, is_bnb_available
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -52,6 +52,8 @@ __all__ = [
     "BaseTunerLayer",
     "FlowMatchEulerDiscreteScheduler",
     "Flux2Transformer2DModel",
+    "LoKrConfig",
     "LoraConfig",
+    "PeftConfig",
     "pipeline_class",
 ]

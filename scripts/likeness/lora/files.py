@@ -24,6 +24,7 @@ from likeness.klein.fingerprint import sha256_of_file
 from likeness.klein.load import BaseModel
 from likeness.lora.adapter import Lora, LoraModule, lora_of, relative_difference
 from likeness.lora.formats import METADATA_KEY, outline_lora
+from likeness.lora.lokr import SIDES, lokr_module
 from likeness.lora.stream import MappedTensors, write_stream
 
 if TYPE_CHECKING:
@@ -150,13 +151,13 @@ def verify_lora(
     and there are `expected_count` modules. The given model is left as it is; of a known layout none is needed.
     """
     lora = open_lora(path)
-    loaded = _loaded_by_diffusers(path, base_or_transformer)
+    loaded = loaded_modules(loaded_skeleton(path, base_or_transformer))
     wanted = len(lora.modules) if expected_count is None else expected_count
     if len(loaded) != wanted or set(loaded) != set(lora.modules):
         raise UserError(f"LoRA file {path}: diffusers loads {len(loaded)} of {wanted} modules.")
     changes = False
     for name, module in lora.modules.items():
-        _check_loaded(path, name, module, loaded[name])
+        check_loaded(path, name, module, loaded[name])
         changes = changes or bool(module.B_OR.any())
     if not changes:
         raise UserError(f"LoRA file {path} changes nothing: all its B matrices are zero.")
@@ -164,7 +165,8 @@ def verify_lora(
     return Verified(len(loaded), scales.pop() if len(scales) == 1 else None, sha256_of_file(path))
 
 
-def _check_loaded(path: Path, name: str, own: LoraModule, loaded: LoraModule) -> None:
+def check_loaded(path: Path, name: str, own: LoraModule, loaded: LoraModule) -> None:
+    """UserError where diffusers loaded another change of weight than the file's."""
     # Factors may differ where the changes of weight do not: the loader moves kohya's alpha into them and repeats A.
     if relative_difference(own, loaded) > _LOADED_TOLERANCE:
         raise UserError(
@@ -174,10 +176,11 @@ def _check_loaded(path: Path, name: str, own: LoraModule, loaded: LoraModule) ->
         )
 
 
-def _loaded_by_diffusers(
+def loaded_skeleton(
     path: Path, base_or_transformer: BaseModel | Flux2Transformer2DModel | Layout
-) -> dict[str, LoraModule]:
-    from likeness.klein.libraries import BaseTunerLayer, Flux2Transformer2DModel, pipeline_class
+) -> Flux2Transformer2DModel:
+    """A transformer without weights that wears a file's adapter, named `file`, as diffusers' loader puts it on."""
+    from likeness.klein.libraries import Flux2Transformer2DModel, pipeline_class
 
     if isinstance(base_or_transformer, BaseModel):
         assert base_or_transformer.layout
@@ -196,11 +199,26 @@ def _loaded_by_diffusers(
             pipeline.load_lora_weights(str(path), adapter_name="file")
     except Exception as error:
         raise UserError(f"LoRA file {path}: diffusers cannot load it: {error}") from error
+    return skeleton
+
+
+def loaded_modules(skeleton: torch.nn.Module) -> dict[str, LoraModule]:
+    """The change of weight that PEFT holds in every wrapped layer; a LoKr's as the LoRA that it equals."""
+    from likeness.klein.libraries import BaseTunerLayer
+
     loaded = {}
     for name, module in skeleton.named_modules():
-        if isinstance(module, BaseTunerLayer):
-            down_RI, up_OR = module.lora_A["file"].weight, module.lora_B["file"].weight  # pyright: ignore
-            loaded[name] = LoraModule(down_RI.detach(), up_OR.detach(), float(module.scaling["file"]))  # pyright: ignore
+        if not isinstance(module, BaseTunerLayer):
+            continue
+        layer: Any = module
+        scale = float(layer.scaling["file"])
+        if hasattr(layer, "lokr_w1"):
+            sides = {side: getattr(layer, f"lokr_{side}") for side in SIDES}
+            parts = {side: held["file"].detach() for side, held in sides.items() if "file" in held}
+            loaded[name] = lokr_module(parts, None, f"{name!r} as diffusers loads it")._replace(scale=scale)
+        else:
+            down_RI, up_OR = layer.lora_A["file"].weight, layer.lora_B["file"].weight
+            loaded[name] = LoraModule(down_RI.detach(), up_OR.detach(), scale)
     return loaded
 
 

@@ -11,16 +11,19 @@ Axes: R rank, I inputs, O outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
 
+from likeness.config.training import HIGHEST_LOKR_RANK
 from likeness.errors import UserError
 from likeness.lora.adapter import LoraModule
+from likeness.lora.stream import MappedTensors
 
 SIDES = ("w1", "w1_a", "w1_b", "w2", "w2_a", "w2_b")
 """What a LoKr module may hold beside alpha; keys end in `.lokr_<side>`."""
 
-HIGHEST_RANK = 512
+HIGHEST_RANK = HIGHEST_LOKR_RANK
 """Above it a LoKr is not read exactly: a LoRA of that rank would be larger than the weights it changes."""
 
 
@@ -80,3 +83,35 @@ def _approximation(
     down_RI = (right[one][:, :, None] * right2[other][:, None, :]).reshape(len(largest), -1)
     share_R = products[largest].sqrt()
     return LoraModule((share_R[:, None] * down_RI).to(dtype), (up_OR * share_R).to(dtype), scale)
+
+
+def lokr_tensors(
+    modules: Mapping[str, Mapping[str, torch.Tensor]], scales: Mapping[str, float]
+) -> dict[str, torch.Tensor]:
+    """A LoKr's tensors under the names of a file in diffusers' layout, each module's scale multiplied into its w1.
+
+    `modules` maps a module's name to its matrices by side (`w1`, `w2_a` …). Without alpha and config every loader
+    applies scale 1.
+    """
+    tensors = {}
+    for name, parts in modules.items():
+        for side, matrix in parts.items():
+            folded = (matrix.float() * scales[name]).to(matrix.dtype) if side in ("w1", "w1_a") else matrix
+            tensors[f"transformer.{name}.lokr_{side}"] = folded
+    return tensors
+
+
+def lokr_parts(tensors: Mapping[str, torch.Tensor]) -> dict[str, dict[str, torch.Tensor]]:
+    """Matrices by module and side of a file that `lokr_tensors` made; empty for any other."""
+    found: dict[str, dict[str, torch.Tensor]] = {}
+    for key in tensors:
+        name, dot, side = key.removeprefix("transformer.").partition(".lokr_")
+        if dot and side in SIDES:
+            found.setdefault(name, {})[side] = tensors[key]
+    return found
+
+
+def is_own_lokr(path: Path) -> bool:
+    """Whether a file holds a LoKr as `lokr_tensors` writes it, which diffusers loads as it is; its header is read."""
+    keys = list(MappedTensors(path))
+    return all(key.startswith("transformer.") and ".lokr_" in key for key in keys)

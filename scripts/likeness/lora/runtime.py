@@ -13,14 +13,15 @@ from typing import Any
 from likeness.errors import UserError
 from likeness.lora.adapter import Lora
 from likeness.lora.blocks import block_of
+from likeness.lora.dora import MAGNITUDE, Dora
 
 WeightOf = Callable[[str], float]
 """From a module's name to the weight at which its adapter counts; 1 is the LoRA as it is, 0 the bare model."""
 
 
 @contextmanager
-def adapters_on(transformer: Any, loras: Mapping[str, Lora], where: str) -> Iterator[None]:
-    """Put LoRAs on a transformer by adapter name, all active at weight 1, and take them off at the end.
+def adapters_on(transformer: Any, loras: Mapping[str, Lora | Dora], where: str) -> Iterator[None]:
+    """Put LoRAs and DoRAs on a transformer by adapter name, all active at weight 1, and take them off at the end.
 
     `where` names the files in errors. Raises UserError where not every module arrives.
     """
@@ -57,10 +58,13 @@ def adapter_layers(module: Any) -> Sequence[tuple[str, Any]]:
     return [(name, layer) for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)]
 
 
-def _load(transformer: Any, adapter: str, lora: Lora, where: str) -> None:
+def _load(transformer: Any, adapter: str, found: Lora | Dora, where: str) -> None:
+    lora = found.lora if isinstance(found, Dora) else found
     folded = lora.folded()
     state_dict = {f"{name}.lora_A.weight": module.A_RI for name, module in folded.modules.items()}
     state_dict |= {f"{name}.lora_B.weight": module.B_OR for name, module in folded.modules.items()}
+    if isinstance(found, Dora):
+        state_dict |= {f"{name}.{MAGNITUDE}": length_O for name, length_O in found.magnitudes.items()}
     transformer.load_lora_adapter(state_dict, prefix=None, adapter_name=adapter)
     arrived = {name for name, layer in adapter_layers(transformer) if adapter in layer.scaling}
     if arrived != set(lora.modules):

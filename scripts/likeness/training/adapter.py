@@ -1,8 +1,9 @@
-"""The LoRA on the transformer: adapter weights, float32 unless asked otherwise, over a frozen base, made by peft.
+"""The adapter on the transformer: its weights, float32 unless asked otherwise, over a frozen base, made by peft.
 
 How the adapter starts is a function of the seed and the module's name, so that it depends neither on the order of
 modules nor on what was drawn before. Names below are the transformer's own: `<module>.lora_A.weight` (rank × inputs)
-and `<module>.lora_B.weight` (outputs × rank).
+and `<module>.lora_B.weight` (outputs × rank); a DoRA's `<module>.lora_magnitude_vector.weight` (outputs); a LoKr's
+`<module>.lokr_w1` and `.lokr_w2`, or `.lokr_w2_a` and `.lokr_w2_b` (see `shape.weight_shapes`).
 """
 
 from __future__ import annotations
@@ -21,14 +22,18 @@ from torch import nn
 from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
 from likeness.klein.family import Layout
-from likeness.klein.libraries import BaseTunerLayer, LoraConfig
+from likeness.klein.libraries import BaseTunerLayer, LoKrConfig, LoraConfig, PeftConfig
 from likeness.klein.targets import check_count, target_regex
 from likeness.training.noise import generator_for
-from likeness.training.shape import chosen, shape_adapter
+from likeness.training.shape import chosen, shape_adapter, weight_shapes
 
 ADAPTER = "default"
 Weights = dict[str, nn.Parameter]
 FUSED = ".attn.to_qkv_mlp_proj"
+SIDE = re.compile(r"\.(lora_A|lora_B|lora_magnitude_vector|lokr_w[12](?:_[ab])?)(?=\.|$)")
+"""What parts a module's name from the weight's own."""
+LAST_FACTORS = frozenset({"lora_B", "lokr_w2", "lokr_w2_b"})
+"""Factors that start at 0, as LoRA and LyCORIS have it."""
 
 
 def add_adapter(transformer: Any, settings: TrainingSettings, layout: Layout) -> Weights:
@@ -36,36 +41,47 @@ def add_adapter(transformer: Any, settings: TrainingSettings, layout: Layout) ->
 
     Raises UserError where the targets match nothing, or another number of modules than the layout promises.
     """
-    regex = target_regex(settings.targets, layout)
-    count = check_count(transformer, regex, layout)
-    shapes = shape_adapter(settings, layout)
+    check_count(transformer, target_regex(settings.targets, layout), layout)
     transformer.requires_grad_(False)
-    alpha: Any = settings.resolved_alpha  # peft says int, and divides it by the rank all the same
-    config = LoraConfig(
-        r=settings.rank,
-        lora_alpha=alpha,
-        target_modules=regex,
-        init_lora_weights=True,
-        rank_pattern={re.escape(name): one.rank for name, one in shapes.items() if one.rank != settings.rank},
-        alpha_pattern={re.escape(name): one.alpha for name, one in shapes.items() if one.alpha != alpha},
-    )
-    transformer.add_adapter(config, adapter_name=ADAPTER)
+    transformer.add_adapter(peft_config(settings, layout), adapter_name=ADAPTER)
     weights = adapter_weights(transformer)
-    assert len(weights) == 2 * count, (len(weights), count)
+    expected = weight_shapes(settings, layout)
+    assert {name: tuple(weight.shape) for name, weight in weights.items()} == expected, sorted(expected)[0]
+    layers: dict[str, Any] = dict(transformer.named_modules())
     for name, weight in weights.items():
         weight.data = weight.data.to(getattr(torch, settings.adapter_precision))
-        initialise(name, weight, settings)
+        initialise(name, weight, settings, layers[module_of(name)].base_layer)
     restrict(weights, settings, layout)
     return weights
+
+
+def peft_config(settings: TrainingSettings, layout: Layout) -> PeftConfig:
+    """The adapter as peft is told of it, with every module's own rank and alpha."""
+    shapes, alpha = shape_adapter(settings, layout), settings.resolved_alpha
+    common: dict[str, Any] = {
+        "r": settings.rank,
+        "target_modules": target_regex(settings.targets, layout),
+        "rank_pattern": {re.escape(name): one.rank for name, one in shapes.items() if one.rank != settings.rank},
+        "alpha_pattern": {re.escape(name): one.alpha for name, one in shapes.items() if one.alpha != alpha},
+    }
+    # peft says that alpha is a whole number, and divides it by the rank all the same.
+    if settings.adapter.kind == "lokr":
+        return LoKrConfig(alpha=alpha, decompose_factor=settings.adapter.lokr_factor, **common)  # pyright: ignore
+    return LoraConfig(lora_alpha=alpha, use_dora=settings.adapter.kind == "dora", **common)  # pyright: ignore
+
+
+def module_of(name: str) -> str:
+    """The module that a weight belongs to."""
+    return SIDE.split(name)[0]
 
 
 def restrict(weights: Weights, settings: TrainingSettings, layout: Layout) -> None:
     """Freeze what the settings freeze, and keep the gradient of the fused projection's MLP rows at 0 where asked to."""
     frozen = chosen(settings.adapter.freeze, settings, layout, "adapter.freeze") if settings.adapter.freeze else set()
     for name, weight in weights.items():
-        module, _, side = name.partition(".lora_")
-        weight.requires_grad_(module not in frozen and not (settings.adapter.orthogonal and side.startswith("A")))
-        if settings.adapter.rows == "qkv" and side.startswith("B") and module.endswith(FUSED):
+        module = module_of(name)
+        weight.requires_grad_(module not in frozen and not (settings.adapter.orthogonal and ".lora_A." in name))
+        if settings.adapter.rows == "qkv" and ".lora_B." in name and module.endswith(FUSED):
             rows_O1 = (torch.arange(weight.shape[0]) < 3 * layout.width)[:, None].to(weight.dtype)
             if weight.requires_grad:
                 weight.register_hook(lambda gradient, rows=rows_O1: gradient * rows.to(gradient.device))
@@ -76,9 +92,9 @@ def restrict(weights: Weights, settings: TrainingSettings, layout: Layout) -> No
 def adapter_weights(transformer: nn.Module) -> Weights:
     """The adapter's weights by name, without peft's adapter name in it."""
     return {
-        name.replace(f".{ADAPTER}.weight", ".weight"): parameter
+        re.sub(rf"\.{ADAPTER}(?=$|\.weight$)", "", name): parameter
         for name, parameter in transformer.named_parameters()
-        if f".lora_A.{ADAPTER}." in name or f".lora_B.{ADAPTER}." in name
+        if SIDE.search(name)
     }
 
 
@@ -96,21 +112,30 @@ def without_adapter(transformer: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def initialise(name: str, weight: torch.Tensor, settings: TrainingSettings) -> None:
-    """Start a weight: up matrices at 0; down matrices normal with deviation 1 / rank, or uniform within ±1 / √inputs."""
-    if ".lora_B." in name:
+def initialise(name: str, weight: torch.Tensor, settings: TrainingSettings, base: Any) -> None:
+    """Start a weight so that the adapter changes nothing: the last factor at 0, a DoRA's row lengths at those of the base.
+
+    Other factors are normal with deviation 1 / rank, or uniform within ±1 / √columns.
+    """
+    side, rows, columns = SIDE.split(name)[1], weight.shape[0], weight.shape[-1]
+    if side == "lora_magnitude_vector":
+        # peft takes the length in the base's type; rounded to bfloat16 it would change the model from the start.
+        weight.copy_(base.weight.float().norm(dim=1))
+    elif side in LAST_FACTORS:
         weight.zero_()
-        return
-    rank, inputs = weight.shape
-    if settings.adapter.orthogonal is not None:
-        weight.copy_(orthogonal_rows(settings.adapter.orthogonal.concept, rank, inputs))
-        return
+    elif settings.adapter.orthogonal is not None:
+        weight.copy_(orthogonal_rows(settings.adapter.orthogonal.concept, rows, columns))
+    else:
+        weight.copy_(starting_values(name, rows, columns, settings))
+
+
+def starting_values(name: str, rows: int, columns: int, settings: TrainingSettings) -> torch.Tensor:
+    """What chance gives a factor, by its name; `rows` is the rank of a LoRA's first one."""
     generator = generator_for(settings.seed, "adapter", name)
     if settings.init == "gaussian":
-        values = generator.standard_normal((rank, inputs), dtype="float32") / rank
-    else:
-        values = (2.0 * generator.random((rank, inputs), dtype="float32") - 1.0) / math.sqrt(inputs)
-    weight.copy_(torch.from_numpy(values))
+        return torch.from_numpy(generator.standard_normal((rows, columns), dtype="float32") / rows)
+    values = (2.0 * generator.random((rows, columns), dtype="float32") - 1.0) / math.sqrt(columns)
+    return torch.from_numpy(values)
 
 
 @lru_cache(maxsize=8)

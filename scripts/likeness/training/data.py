@@ -173,18 +173,27 @@ def make_sample(row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], set
 def outside_mask(
     row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], settings: TrainingSettings, grid: Grid
 ) -> torch.Tensor:
-    """The share of each token outside of the mask (L,); 0 where no mask is read."""
-    masked = settings.masked_loss.kind is not None and row["weight_sha256"]
-    return (1.0 - tensors[row["weight_sha256"]]).flatten() if masked else torch.zeros(grid[0] * grid[1])
+    """The share of each token outside of what is learned (L,); 0 where no mask is read."""
+    mask_HW = learned_mask(row, tensors, settings)
+    return torch.zeros(grid[0] * grid[1]) if mask_HW is None else (1.0 - mask_HW).flatten()
+
+
+def learned_mask(
+    row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], settings: TrainingSettings
+) -> torch.Tensor | None:
+    """The share of each token that is learned, mask_HW: inside of the mask, or outside where it is inverted; None for all."""
+    if settings.masked_loss.kind is None or not row["weight_sha256"]:
+        return None
+    mask_HW = tensors[row["weight_sha256"]]
+    return 1.0 - mask_HW if settings.masked_loss.inverted else mask_HW
 
 
 def sample_weights(
     row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], settings: TrainingSettings, grid: Grid
 ) -> torch.Tensor:
     """The loss weights_L of one sample's tokens; UserError where nothing would be learned from it."""
-    weights_HW = torch.ones(grid)
-    if settings.masked_loss.kind is not None and row["weight_sha256"]:
-        weights_HW = token_weights(tensors[row["weight_sha256"]], settings.masked_loss.unmasked_weight)
+    mask_HW = learned_mask(row, tensors, settings)
+    weights_HW = torch.ones(grid) if mask_HW is None else token_weights(mask_HW, settings.masked_loss.unmasked_weight)
     if settings.losses.velocity.face_weight and row["face_box"]:
         face_HW = box_on_tokens(row["face_box"], grid, row["width_px"] / grid[1])
         weights_HW = with_face(weights_HW, face_HW, settings.losses.velocity.face_weight)

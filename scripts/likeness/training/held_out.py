@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from likeness.config.training import TrainingSettings
+from likeness.config.training import MaskedLossSettings, TrainingSettings
 from likeness.store import Store, item_key
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def held_out_losses(
         for row in rows
     ]
     masks = [row["weight_sha256"] for row in rows] if settings.masked_loss.kind else []
-    values = {"sigmas": settings.held_out_sigmas, "masked_loss": settings.masked_loss.model_dump(mode="json")}
+    values = {"sigmas": settings.held_out_sigmas, "masked_loss": mask_values(settings.masked_loss)}
     values |= {"precision": settings.precision, "region": settings.losses.velocity.region}
     values |= {"face_weight": settings.losses.velocity.face_weight}
     prepared = cache(prepare)
@@ -57,10 +57,16 @@ def held_out_losses(
     return found
 
 
+def mask_values(masked_loss: MaskedLossSettings) -> dict[str, Any]:
+    """The mask's settings as part of an item's name; what is not inverted is named as before there was a choice."""
+    values = masked_loss.model_dump(mode="json")
+    return values if values.pop("inverted") is False else {**values, "inverted": True}
+
+
 def measure(training: Training, sha256: str, store: Store) -> dict[str, Any]:
     """Put a checkpoint into the adapter and take its loss at every noise level, averaged over the samples."""
     from likeness.training.adapter import load_weights
-    from likeness.training.run import starting_weights
+    from likeness.training.files import starting_weights
 
     path = store.path_of(sha256)
     load_weights(training.weights, starting_weights(path, training.settings, training.layout), str(path))

@@ -6,22 +6,18 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from likeness.config.training import TrainingSettings
-from likeness.errors import UserError
 from likeness.klein.family import Layout
 from likeness.klein.load import BaseModel
-from likeness.klein.targets import target_regex
-from likeness.lora.adapter import Lora, LoraModule
-from likeness.lora.files import read_lora, save_lora, verify_lora
-from likeness.training.adapter import FUSED, add_adapter, load_weights
+from likeness.training.adapter import add_adapter, load_weights
 from likeness.training.data import TrainingData, load_samples
 from likeness.training.ema import Ema
+from likeness.training.files import save_weights, starting_weights, verify_weights
 from likeness.training.loop import Training, train
 from likeness.training.optimizers import make_optimizer, weights_to_save
 from likeness.training.progress import Progress
@@ -93,22 +89,6 @@ def ema_of(training: Training) -> Ema | None:
     return next((one for one in training.followers if isinstance(one, Ema)), None)
 
 
-def starting_weights(path: Path, settings: TrainingSettings, layout: Layout) -> dict[str, torch.Tensor]:
-    """Read a LoRA as adapter weights in float32; where its scale differs from ours, the up matrices make up for it."""
-    own = shape_adapter(settings, layout)
-    found: dict[str, torch.Tensor] = {}
-    for name, module in read_lora(path).modules.items():
-        scale = module.scale / own[name].scale if name in own else 1.0
-        found[f"{name}.lora_A.weight"] = module.A_RI.float()
-        found[f"{name}.lora_B.weight"] = module.B_OR.float() * scale
-        outside = module.B_OR[3 * layout.width :] if name.endswith(FUSED) else module.B_OR[:0]
-        if settings.adapter.rows == "qkv" and outside.any():
-            raise UserError(
-                f"{path}: {name} changes rows of the MLP, but training.adapter.rows is qkv. Set rows: all, or init: scratch."
-            )
-    return found
-
-
 def saver(folder: TrainingFolder, base: BaseModel, training: Training, key: str) -> Callable[[Training, bool], None]:
     """Make the function that saves a training's state, and its checkpoint where one is wanted."""
 
@@ -123,36 +103,30 @@ def saver(folder: TrainingFolder, base: BaseModel, training: Training, key: str)
 def save_checkpoint(folder: TrainingFolder, base: BaseModel, training: Training, key: str) -> dict[str, str]:
     """Write the raw adapter, and its average where there is one, as LoRA files; returns their hashes by kind."""
     ema = ema_of(training)
-    with weights_to_save(training.optimizer, list(training.weights.values())):
-        kinds = {"raw": lora_to_save(training, training.weights, base.layout)}
+    kinds: dict[str, Mapping[str, torch.Tensor]] = {"raw": training.weights}
     if ema:
-        kinds["ema"] = lora_to_save(training, ema.weights, base.layout)
-    best = kinds.get(training.settings.ema.evaluate, kinds["raw"])
-    for group, modules in group_modules(training.settings, base.layout).items():
-        kinds[group] = replace(best, modules={name: best.modules[name] for name in best.modules if name in modules})
-    return {kind: save_file(folder, base, training, key, lora) for kind, lora in kinds.items()}
+        kinds["ema"] = ema.weights
+    best = kinds.get(training.settings.ema.evaluate, training.weights)
+    with weights_to_save(training.optimizer, list(training.weights.values())):
+        files = {kind: save_file(folder, base, training, key, weights) for kind, weights in kinds.items()}
+        for group, modules in group_modules(training.settings, base.layout).items():
+            files[group] = save_file(folder, base, training, key, best, modules)
+    return files
 
 
-def lora_to_save(training: Training, weights: Mapping[str, torch.Tensor], layout: Layout) -> Lora:
-    """The adapter as a LoRA in the base's precision, with the scale of every module."""
-    dtype = getattr(torch, training.settings.precision)
-    tensors = {name: weight.detach().to("cpu", dtype) for name, weight in weights.items()}
-    return Lora(
-        {
-            name: LoraModule(tensors[f"{name}.lora_A.weight"], tensors[f"{name}.lora_B.weight"], shape.scale)
-            for name, shape in sorted(shape_adapter(training.settings, layout).items())
-        }
-    )
-
-
-def save_file(folder: TrainingFolder, base: BaseModel, training: Training, key: str, lora: Lora) -> str:
-    """Write a LoRA file, load it back through diffusers, keep it in the store."""
+def save_file(
+    folder: TrainingFolder,
+    base: BaseModel,
+    training: Training,
+    key: str,
+    weights: Mapping[str, torch.Tensor],
+    only: set[str] | None = None,
+) -> str:
+    """Write a file of all modules or of those `only`, load it back through diffusers, keep it in the store."""
     path = folder.folder / f".step-{training.step:06d}.safetensors.tmp"
     provenance = {"likeness.training": key, "likeness.step": str(training.step), "likeness.base": base.fingerprint}
-    whole = len(lora.modules) == len(training.weights) // 2
-    regex = target_regex(training.settings.targets, base.layout) if whole else None
-    save_lora(path, lora, provenance, regex, training.settings.rank if whole else None)
-    verified = verify_lora(path, base, len(lora.modules))
+    modules = save_weights(path, weights, training.settings, base.layout, provenance, only)
+    verified = verify_weights(path, base, modules)
     sha256 = folder.store.save_blob(path.read_bytes())
     path.unlink()
     assert sha256 == verified.sha256
@@ -162,7 +136,10 @@ def save_file(folder: TrainingFolder, base: BaseModel, training: Training, key: 
 def print_start(training: Training, layout: Layout, first_step: int, last_step: int) -> None:
     """Say what is trained and how large its files will be, in one line."""
     trained = sum(weight.numel() for weight in training.weights.values() if weight.requires_grad)
-    modules, size_mb = len(training.weights) // 2, predict_file_bytes(training.settings, layout) / 1e6
+    modules, size_mb = (
+        len(shape_adapter(training.settings, layout)),
+        predict_file_bytes(training.settings, layout) / 1e6,
+    )
     resumed = f", resumed at step {first_step}" if first_step else ""
     print(
         f"training: {modules} modules, {trained:,} values, files of {size_mb:.1f} MB, {len(training.data.samples)} samples, "

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple, TypeVar
 
 from likeness.config.training import TrainingSettings
@@ -61,11 +62,46 @@ def chosen(choice: str, settings: TrainingSettings, layout: Layout, key: str) ->
     return found
 
 
+MAGNITUDE = "lora_magnitude_vector.weight"
+
+
+def weight_shapes(settings: TrainingSettings, layout: Layout) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every weight of the adapter, as peft makes them; UserError for a LoKr that does not divide a target."""
+    linear, found = linear_shapes(layout), {}
+    for name, one in shape_adapter(settings, layout).items():
+        outputs, inputs = linear[name]
+        if settings.adapter.kind == "lokr":
+            found |= {f"{name}.{side}": shape for side, shape in _kronecker(name, one.rank, outputs, inputs, settings)}
+            continue
+        found |= {f"{name}.lora_A.weight": (one.rank, inputs), f"{name}.lora_B.weight": (outputs, one.rank)}
+        if settings.adapter.kind == "dora":
+            found[f"{name}.{MAGNITUDE}"] = (outputs,)
+    return found
+
+
+def _kronecker(
+    name: str, rank: int, outputs: int, inputs: int, settings: TrainingSettings
+) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Sides and shapes of a LoKr module: w1 whole, w2 whole where its rank would save nothing (peft LoKrLayer)."""
+    factor = settings.adapter.lokr_factor
+    if outputs % factor or inputs % factor:
+        raise UserError(
+            f"training.adapter.lokr_factor: {factor} does not divide {name}, which has {outputs} outputs and {inputs} inputs. "
+            "Take a divisor of both, or leave that module out of the targets."
+        )
+    (first_out, second_out), (first_in, second_in) = (sorted((factor, size // factor)) for size in (outputs, inputs))
+    yield "lokr_w1", (first_out, first_in)
+    if rank < max(second_out, second_in) / 2:
+        yield "lokr_w2_a", (second_out, rank)
+        yield "lokr_w2_b", (rank, second_in)
+    else:
+        yield "lokr_w2", (second_out, second_in)
+
+
 def predict_file_bytes(settings: TrainingSettings, layout: Layout) -> int:
     """Bytes of a checkpoint's tensors; the file's header (names and metadata) comes on top."""
-    shapes = linear_shapes(layout)
-    values = sum(one.rank * sum(shapes[name]) for name, one in shape_adapter(settings, layout).items())
-    return values * BYTES[settings.precision]
+    sizes = ((name, math.prod(shape)) for name, shape in weight_shapes(settings, layout).items())
+    return sum(size * (4 if name.endswith(MAGNITUDE) else BYTES[settings.precision]) for name, size in sizes)
 
 
 def group_modules(settings: TrainingSettings, layout: Layout) -> dict[str, set[str]]:
