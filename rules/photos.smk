@@ -19,12 +19,14 @@ rule index_photos:
     params:
         stage=plan.index_photos,
         shards=plan.project.shards,
+        store=plan.store,
     message:
         "Index photos of {wildcards.subject}, shard {wildcards.shard}"
     shell:
         'python "$LIKENESS/index_photos.py" '
         "--settings {params.stage:q} "
-        "--shard {wildcards.shard} --shards {params.shards} --output {output} "
+        "--shard {wildcards.shard} --shards {params.shards} "
+        "--store {params.store:q} --output {output} "
         "> {log} 2>&1"
 
 
@@ -46,12 +48,14 @@ rule index_pairs:
     params:
         stage=plan.index_pairs,
         shards=plan.project.shards,
+        store=plan.store,
     message:
         "Index pairs of {wildcards.subject}, shard {wildcards.shard}"
     shell:
         'python "$LIKENESS/index_pairs.py" '
         "--settings {params.stage:q} "
-        "--shard {wildcards.shard} --shards {params.shards} --output {output} "
+        "--shard {wildcards.shard} --shards {params.shards} "
+        "--store {params.store:q} --output {output} "
         "> {log} 2>&1"
 
 

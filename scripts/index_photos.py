@@ -7,7 +7,7 @@ from pathlib import Path
 from likeness.config.photos import PhotoStage
 from likeness.photos.index import VERSION, index_photos
 from likeness.program import as_about, parser_for, read_settings, run
-from likeness.store import Work
+from likeness.store import Store, Work
 from likeness.tables import PHOTOS, write_table
 
 
@@ -15,14 +15,16 @@ def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--shard", type=int, required=True, help="which shard, from 0")
     parser.add_argument("--shards", type=int, required=True, help="number of shards")
+    parser.add_argument("--store", type=Path, required=True, help="folder of the item store")
     parser.add_argument("--output", type=Path, required=True, help="table to write")
     args = parser.parse_args()
     stage = read_settings(args.settings, PhotoStage)
-    rows = index_photos(stage, args.shard, args.shards)
+    store = Store(args.store)
+    rows = index_photos(stage, args.shard, args.shards, store)
     write_table(args.output, PHOTOS, rows, as_about("index_photos", VERSION, stage))
     usable = sum(row["status"] == "ok" for row in rows)
     print(f"photos: {usable} of {len(rows)} usable")
-    return Work()
+    return store.work()
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from likeness.miniature.world import render
 from likeness.photos.alike import ALIKE, SmallCopies, correlation, small_copy
 from likeness.photos.index import index_photos, perceptual_hashes
 from likeness.photos.merge import mark_duplicates, mark_near_duplicates, merge_photos, near_duplicate_labels
-from likeness.store import sha256_of_file
+from likeness.store import Store, sha256_of_file
 from likeness.tables import PHOTOS, write_table
 
 BITS = PhotoSettings().near_duplicate_bits
@@ -94,7 +94,7 @@ def test_photos_of_one_composition_are_look_alikes_and_their_copies_are_not(tmp_
             truth |= {f"{number:02d}-{kind}": f"{number:02d}" for kind in ("flip", "small")}
     photo = PhotoSettings(min_side_px=16)
     stage = PhotoStage(kind="photos", folders=[PhotoFolder(path=str(tmp_path))], photo=photo)
-    write_table(tmp_path / "0.parquet", PHOTOS, index_photos(stage, 0, 1))
+    write_table(tmp_path / "0.parquet", PHOTOS, index_photos(stage, 0, 1, Store(tmp_path / ".store")))
     rows = merge_photos([tmp_path / "0.parquet"], stage)
     assert {row["id"]: row["near_duplicate_group"] for row in rows} == truth
     by_hash_alone = near_duplicate_labels(rows, BITS)
@@ -180,7 +180,7 @@ def test_exact_duplicates_name_the_one_that_stays(tmp_path: Path, photo_at: Call
     folder = PhotoFolder(path=str(tmp_path / "p"), masks=str(tmp_path / "masks"))
     stage = PhotoStage(kind="photos", folders=[folder], photo=PhotoSettings(min_side_px=16))
     for shard in range(2):
-        write_table(tmp_path / f"{shard}.parquet", PHOTOS, index_photos(stage, shard, 2))
+        write_table(tmp_path / f"{shard}.parquet", PHOTOS, index_photos(stage, shard, 2, Store(tmp_path / ".store")))
     rows = {row["id"]: row for row in merge_photos([tmp_path / "0.parquet", tmp_path / "1.parquet"], stage)}
     assert {name: row["status"] for name, row in rows.items()} == {
         "a": "duplicate",

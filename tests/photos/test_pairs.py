@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from tests.photos.pictures import nothing_known
 
 from likeness.config.photos import PairFolder, PhotoSettings
 from likeness.errors import UserError
@@ -66,7 +67,7 @@ def by_table(root: Path, photo_at: Writer, ending: str) -> PairFolder:
 
 def facts(pair: PairFiles) -> dict[str, object]:
     """The index row without paths; the caption from wherever the layout keeps it."""
-    row = index_pair(pair, SMALL)
+    row = index_pair(pair, SMALL, nothing_known())
     text = Path(pair.caption_path).read_text(encoding="utf-8").strip() if pair.caption_path else None
     return {name: value for name, value in row.items() if not name.endswith(("path", "paths", "caption"))} | {
         "caption": row["caption"] or text
@@ -88,7 +89,7 @@ def test_a_missing_role_is_named(tmp_path: Path, photo_at: Writer) -> None:
     folder = flat(tmp_path, photo_at)
     (tmp_path / "flat/01_end.png").unlink()
     (tmp_path / "flat/02 x_start2.png").unlink()
-    rows = {pair.id: index_pair(pair, SMALL) for pair in list_pairs([folder])}
+    rows = {pair.id: index_pair(pair, SMALL, nothing_known()) for pair in list_pairs([folder])}
     assert {name: row["status"] for name, row in rows.items()} == {
         "01": "missing_role",
         "02-x": "missing_role",
@@ -109,7 +110,7 @@ def test_strays_are_rows(tmp_path: Path, photo_at: Writer) -> None:
     photo_at("flat/holiday.png")
     photo_at("flat/01_end.webp")
     photo_at("flat/01_start9.png")
-    rows = [index_pair(pair, SMALL) for pair in list_pairs([folder])]
+    rows = [index_pair(pair, SMALL, nothing_known()) for pair in list_pairs([folder])]
     strays = sorted(row["reason"].split(":")[0].rsplit("/")[-1] for row in rows if row["status"] == "no_role")
     assert strays == ["01_end.webp", "01_start9.png", "holiday.png"]
     assert sum(row["status"] == "ok" for row in rows) == 3

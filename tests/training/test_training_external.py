@@ -163,13 +163,12 @@ def test_what_changes_the_training_trains_again_and_a_renamed_photo_does_not(ben
     (project.root / "photos/b.png").rename(project.root / "photos/renamed.png")
     from tests.exports.project import SMALL
 
-    from likeness.config.photos import PhotoFolder
-    from likeness.photos.index import index_photo
-    from likeness.photos.names import list_photos
+    from likeness.config.photos import PhotoFolder, PhotoStage
+    from likeness.photos.index import index_photos
     from likeness.tables import PHOTOS, write_table
 
-    folder = PhotoFolder(path=str(project.root / "photos"))
-    write_table(project.images, PHOTOS, [index_photo(photo, SMALL) for photo in list_photos([folder])])
+    stage = PhotoStage(kind="photos", folders=[PhotoFolder(path=str(project.root / "photos"))], photo=SMALL)
+    write_table(project.images, PHOTOS, index_photos(stage, 0, 1, project.store))
     assert bench.train("ai-toolkit") == "reused"
     assert bench.train("ai-toolkit", learning_rate=2e-4) == "computed"
     assert bench.train("ai-toolkit", environment={"OTHER": "1"}) == "computed"

@@ -18,6 +18,8 @@ import pytest
 from tests.workflow.faults import Command, StageServer, commands, difference, remove, snapshot
 from tests.workflow.project import HOUSE, read_work
 
+from likeness.packs import read_packs, records_of
+from likeness.photos.index import STAGE as PACKED
 from likeness.store import Store, sha256_of_file
 from likeness.training.records import TrainingFolder
 from likeness.training.train import STEPS
@@ -69,8 +71,11 @@ class Stage:
         remove(self.folder, "")
         shutil.copytree(self.finished / "results", self.folder / "results")
         self.remove_outputs()
+        for path, packed in self.packs().items():
+            if packed & made.get(path.parent.name, set()):
+                path.unlink()
         for stage, keys in made.items():
-            for key in keys:
+            for key in keys if stage != PACKED else ():
                 item = self.store.load(stage, key)
                 self.store.item_path(stage, key).unlink()
                 for sha256 in item.files.values() if item else ():
@@ -97,7 +102,14 @@ class Stage:
             stage = path.parts[-3]
             if not path.name.startswith(".") and self.store.load(stage, path.stem):
                 found.setdefault(stage, set()).add(path.stem)
+        for path, keys in self.packs().items():
+            found.setdefault(path.parent.name, set()).update(keys)
         return found
+
+    def packs(self) -> dict[Path, set[str]]:
+        """The keys that each pack of the store holds."""
+        folder = self.store.root / "packs" / PACKED
+        return {path: {key for key, _ in records_of({path: data})} for path, data in read_packs(folder).items()}
 
     def saved_step(self) -> int:
         """The last training step whose state is saved."""
@@ -144,7 +156,8 @@ def test_every_rule_is_killed(finished: Path) -> None:
 
 @pytest.mark.parametrize("stage", BY_PRODUCTS, indirect=True)
 def test_a_killed_job_goes_on_to_the_same_bytes(stage: Stage, undisturbed: dict[str, str]) -> None:
-    shutil.rmtree(stage.store.root / "items")
+    for name in ("items", "packs"):
+        shutil.rmtree(stage.store.root / name)
     stage.remove_outputs()
     whole, changes = stage.run()
     made = stage.items()

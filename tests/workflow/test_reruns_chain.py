@@ -30,7 +30,7 @@ from likeness.tables import DECISIONS, QUALITY, read_rows
 pytestmark = pytest.mark.long
 
 PHASES = ("wide", "middle", "fine")
-TWO_PHOTOS = {"faces": 2, "crops": 2, "masks": 2, "crop_masks": 4, "quality": 2}
+TWO_PHOTOS = {"photos": 2, "faces": 2, "crops": 2, "masks": 2, "crop_masks": 4, "quality": 2}
 
 
 def both(edit_of_robin: Edit, edit_of_wren: Edit) -> Edit:

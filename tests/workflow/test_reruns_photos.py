@@ -32,7 +32,7 @@ from likeness.store import sha256_of_file
 
 pytestmark = pytest.mark.slow
 
-ONE_PHOTO = {"faces": 1, "crops": 1, "masks": 1, "crop_masks": 2, "quality": 1}
+ONE_PHOTO = {"photos": 1, "faces": 1, "crops": 1, "masks": 1, "crop_masks": 2, "quality": 1}
 FACES_AND_MASKS = {"detect_faces": 1, "make_masks": 1}
 EVALUATION = {*base("robin"), *scores("robin", "main"), *choice("robin")}
 TRAINING = {*encoding("robin", "main"), *training("robin", "main"), *EVALUATION}

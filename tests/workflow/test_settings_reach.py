@@ -178,7 +178,7 @@ CHOICE = {"choose_checkpoint", "score_finalists", *SURGERY}
 
 READ_BY: dict[str, set[str]] = {
     "shards": {"index_photos", "index_pairs", *SHARDED, *MERGES},
-    "store": {*WITH_ITEMS, "publish_lora", "write_curation", "write_report"} - {"index_photos", "index_pairs"},
+    "store": {*WITH_ITEMS, "publish_lora", "write_curation", "write_report"},
     "offline": {*SHARDED, *MERGES, "encode_samples", "train_lora", "train_external", "publish_lora", *SCORES, *SURGERY}
     - {"index_photos", "index_pairs", "merge_photos"},
     "cpu_threads": {"detect_faces", "make_masks", "merge_masks", *CAPTIONS, "encode_samples"},

@@ -1,8 +1,10 @@
 """Make one row for every photo or pair found: hashes, upright size, format, perceptual hashes, or the reason why not.
 
-Each file is read once and decoded once. The perceptual hash is imagehash's 64-bit DCT hash, taken of a grey copy that
-was shrunk by whole steps first (much faster, same hash to a bit or two); the mirror image has its own hash, because a
-flipped photo is far from itself.
+Each file is read and hashed every time, since dates are not trusted, but decoded only where no job has met its bytes
+before: what a decoder tells is an item of the store, packed with many others (`packs.py`), whatever the file is called
+and whatever sizes the settings allow. The perceptual hash is the 64-bit DCT hash of a grey copy that was shrunk by whole
+steps first, a JPEG while it is decoded (much faster, same hash to a bit or two); the mirror image has its own hash,
+because a flipped photo is far from itself.
 """
 
 from __future__ import annotations
@@ -12,39 +14,57 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import imagehash
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from likeness.config.photos import PairFolder, PhotoFolder, PhotoSettings, PhotoStage
 from likeness.errors import UserError
-from likeness.photos.load import PhotoError, decode_image, read_header, read_photo_bytes
+from likeness.packs import PackedItems
+from likeness.photos.load import PhotoError, decode_small, read_header, read_photo_bytes
 from likeness.photos.names import PhotoFile, is_utf8, list_photos, shard_of
 from likeness.photos.pairs import PairFiles, list_pairs
-from likeness.store import sha256_of_bytes
+from likeness.store import Store, item_key, sha256_of_bytes
 
-VERSION = 1
-HASH_SIDE_PX = 256
-PHASH_GRID_PX = 32
+VERSION = 2
+STAGE = "photos"
+HASH_SIDE_PX = 128
+PHASH_GRID_PX, PHASH_SIDE = 32, 8
 ASPECT_TOLERANCE = 0.01
 """Source and target of a pair may differ this much in width over height (rounding of a resize), relative."""
 
 
-def index_photos(stage: PhotoStage, shard: int, shards: int) -> list[dict[str, Any]]:
+def cosines(count: int, length: int) -> NDArray[np.float64]:
+    """The first basis vectors of the discrete cosine transform of type II, (count, length), without scale."""
+    frequency_F, place_L = np.arange(count)[:, None], np.arange(length)[None, :]
+    return 2 * np.cos(np.pi * frequency_F * (2 * place_L + 1) / (2 * length))
+
+
+COSINES_FL = cosines(PHASH_SIDE, PHASH_GRID_PX)
+MIRROR_SIGNS_F = np.where(np.arange(PHASH_SIDE) % 2, -1.0, 1.0)
+"""What mirroring a picture does to its coefficients: odd horizontal frequencies change sign."""
+COEFFICIENT_DIGITS = 6
+"""Coefficients are rounded to so many decimals, so that noise in those that are zero decides about no bit."""
+
+
+def index_photos(stage: PhotoStage, shard: int, shards: int, store: Store) -> list[dict[str, Any]]:
     """Index one shard of the photos; raises UserError when a folder is absent or holds nothing."""
     folders = photo_folders(stage)
     check_folders(folders, "photos")
     found = list_photos(folders)
     check_any(found, folders, "photos")
-    return [index_photo(photo, stage.photo) for photo in found if shard_of(photo.id, shards) == shard]
+    with PackedItems(store, STAGE) as known:
+        return [index_photo(photo, stage.photo, known) for photo in found if shard_of(photo.id, shards) == shard]
 
 
-def index_pairs(stage: PhotoStage, shard: int, shards: int) -> list[dict[str, Any]]:
+def index_pairs(stage: PhotoStage, shard: int, shards: int, store: Store) -> list[dict[str, Any]]:
     """Index one shard of the pairs; raises UserError when a folder or table is absent or holds nothing."""
     folders = pair_folders(stage)
     check_folders(folders, "pairs")
     found = list_pairs(folders)
     check_any(found, folders, "pairs")
-    return [index_pair(pair, stage.photo) for pair in found if shard_of(pair.id, shards) == shard]
+    with PackedItems(store, STAGE) as known:
+        return [index_pair(pair, stage.photo, known) for pair in found if shard_of(pair.id, shards) == shard]
 
 
 def photo_folders(stage: PhotoStage) -> list[PhotoFolder]:
@@ -85,27 +105,37 @@ def check_any(found: Sequence[PhotoFile | PairFiles], folders: Sequence[PhotoFol
         raise UserError(f"{paths}: no {key} found there. Put {key} into the folder, or mend the path.")
 
 
-def index_photo(photo: PhotoFile, settings: PhotoSettings) -> dict[str, Any]:
+def index_photo(photo: PhotoFile, settings: PhotoSettings, known: PackedItems) -> dict[str, Any]:
     """One PHOTOS row; a file that cannot be used keeps what is known of it, with status and reason."""
     row = {"id": photo.id, "path": photo.path, "repeats": photo.repeats, "mask_path": photo.mask_path}
-    return row | measure_file(photo.path, settings)
+    return row | measure_file(photo.path, settings, known)
 
 
-def measure_file(path: str, settings: PhotoSettings) -> dict[str, Any]:
-    """Hash, measure and decode one file once: columns of a PHOTOS row, with status and reason."""
+def measure_file(path: str, settings: PhotoSettings, known: PackedItems) -> dict[str, Any]:
+    """Hash and measure one file, and decode it where its bytes are new: columns of a PHOTOS row, with status and reason."""
     facts: dict[str, Any] = {"status": "ok", "reason": ""}
     try:
         data = read_photo_bytes(path)
-        facts |= {"sha256": sha256_of_bytes(data), "size_bytes": len(data)}
+        sha256 = sha256_of_bytes(data)
+        facts |= {"sha256": sha256, "size_bytes": len(data)}
         header = read_header(data, path)
         facts |= {"format": header.format, "width_px": header.width_px, "height_px": header.height_px}
         check_sides(path, header.width_px, header.height_px, settings)
-        image = decode_image(data, path)
-        facts |= {"height_px": image.height, "width_px": image.width}
-        facts["phash"], facts["phash_mirror"] = perceptual_hashes(image)
     except PhotoError as error:
-        facts |= {"status": error.status, "reason": str(error)}
-    return facts
+        return facts | {"status": error.status, "reason": str(error)}
+    key = item_key(STAGE, VERSION, None, "", sha256)
+    found = known.load_or_compute(key, lambda: decoded_facts(data, path))
+    return facts | found | {"reason": f"{path}{found['reason']}" if "reason" in found else ""}
+
+
+def decoded_facts(data: bytes, path: str) -> dict[str, Any]:
+    """What decoding a photo tells: size and perceptual hashes, or what is wrong with it, in words that follow its path."""
+    try:
+        small, (width_px, height_px) = decode_small(data, path, HASH_SIDE_PX)
+    except PhotoError as error:
+        return {"status": error.status, "reason": str(error).removeprefix(path)}
+    phash, phash_mirror = perceptual_hashes(small)
+    return {"width_px": width_px, "height_px": height_px, "phash": phash, "phash_mirror": phash_mirror}
 
 
 def check_sides(path: str, width_px: int, height_px: int, settings: PhotoSettings) -> None:
@@ -122,22 +152,26 @@ def check_sides(path: str, width_px: int, height_px: int, settings: PhotoSetting
 
 
 def perceptual_hashes(image: Image.Image) -> tuple[str, str]:
-    """64-bit perceptual hashes of an RGB image and of its mirror image, as 16 hex digits (imagehash.phash)."""
+    """64-bit perceptual hashes of an RGB image and of its mirror image, as 16 hex digits (those of imagehash.phash)."""
     factor = max(1, math.floor(min(image.size) / HASH_SIDE_PX))
     grey = (image.reduce(factor) if factor > 1 else image).convert("L")
-    # What imagehash does first; it leaves a picture of that size alone, and the filter is symmetric, so once is enough.
     small = grey.resize((PHASH_GRID_PX, PHASH_GRID_PX), Image.Resampling.LANCZOS)
-    mirror = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return str(imagehash.phash(small)), str(imagehash.phash(mirror))
+    coefficients_FF = (COSINES_FL @ np.asarray(small, np.float64) @ COSINES_FL.T).round(COEFFICIENT_DIGITS)
+    return bits_above_median(coefficients_FF), bits_above_median(coefficients_FF * MIRROR_SIGNS_F)
 
 
-def index_pair(pair: PairFiles, settings: PhotoSettings) -> dict[str, Any]:
+def bits_above_median(coefficients_FF: NDArray[np.float64]) -> str:
+    """One bit a coefficient, row by row, as hex digits."""
+    return np.packbits(coefficients_FF > np.median(coefficients_FF)).tobytes().hex()
+
+
+def index_pair(pair: PairFiles, settings: PhotoSettings, known: PackedItems) -> dict[str, Any]:
     """One PAIRS row: every role is measured, and the first thing wrong, from missing roles to sizes, is the reason."""
     row: dict[str, Any] = {"id": pair.id, "repeats": pair.repeats, "mask_path": pair.mask_path}
     references = [role for role in pair.paths if role.startswith("reference")]
     row |= {"source_path": pair.paths.get("source"), "target_path": pair.paths.get("target")}
     row["reference_paths"] = [pair.paths[role] for role in references]
-    facts = {role: measure_file(path, settings) for role, path in pair.paths.items()}
+    facts = {role: measure_file(path, settings, known) for role, path in pair.paths.items()}
     target, source = facts.get("target", {}), facts.get("source", {})
     row |= {name: target.get(name) for name in ("sha256", "width_px", "height_px", "phash", "phash_mirror")}
     row |= {f"source_{name}": source.get(name) for name in ("sha256", "width_px", "height_px", "phash")}

@@ -92,20 +92,41 @@ def decode_image(data: bytes, name: str) -> Image.Image:
     """Decode a photo's bytes as `decode_photo` does, but leave them a Pillow image, which saves two copies."""
     with open_image(data, name) as image:
         check_pixels(image.size, name)
-        try:
-            image.load()
-        except Exception as error:  # decoders raise what they like on damaged data
-            raise PhotoError(
-                "truncated",
-                f"{name}: the file is damaged or truncated ({first_words(error)}). Copy it again from where it came.",
-            ) from error
-        try:
-            return to_srgb(upright(image))
-        except Exception as error:
-            raise PhotoError(
-                "not_an_image",
-                f"{name}: pixels of kind {image.mode!r} cannot be read ({first_words(error)}). Save it as PNG or JPEG.",
-            ) from error
+        return to_srgb_upright(image, name)
+
+
+def decode_small(data: bytes, name: str, least_px: int) -> tuple[Image.Image, tuple[int, int]]:
+    """Decode a photo as `decode_image` does, but a JPEG at a half, quarter or eighth while both sides keep `least_px`.
+
+    All its bytes are read, so damage is found as in the whole. Returns the image and the whole photo's upright (width,
+    height) in px.
+    """
+    with open_image(data, name) as image:
+        check_pixels(image.size, name)
+        whole = image.size
+        if image.draft(None, (least_px, least_px)) is None:
+            decoded = to_srgb_upright(image, name)
+            return decoded, decoded.size
+        turned = orientation_of(image) in TURNED and upright(image) is not image
+        return to_srgb_upright(image, name), (whole[1], whole[0]) if turned else whole
+
+
+def to_srgb_upright(image: Image.Image, name: str) -> Image.Image:
+    """Decode an opened image; raises PhotoError for damaged pixels, and for pixels of a kind that cannot be read."""
+    try:
+        image.load()
+    except Exception as error:  # decoders raise what they like on damaged data
+        raise PhotoError(
+            "truncated",
+            f"{name}: the file is damaged or truncated ({first_words(error)}). Copy it again from where it came.",
+        ) from error
+    try:
+        return to_srgb(upright(image))
+    except Exception as error:
+        raise PhotoError(
+            "not_an_image",
+            f"{name}: pixels of kind {image.mode!r} cannot be read ({first_words(error)}). Save it as PNG or JPEG.",
+        ) from error
 
 
 def open_image(data: bytes, name: str) -> Image.Image:

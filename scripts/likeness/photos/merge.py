@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from likeness.config.photos import PhotoStage
 from likeness.photos.alike import SmallCopies
@@ -23,7 +21,8 @@ from likeness.tables import PAIRS, PHOTOS, merge_tables
 Alike = Callable[[Mapping[str, Any], Mapping[str, Any]], bool]
 
 VERSION = 1
-CHUNK = 512
+CHUNK = 64
+"""Rows that are compared with all others at once: few enough for the processor's cache."""
 ODD_COLUMNS = np.uint64(0x5555555555555555)
 """Bits of a perceptual hash (rows of 8, first column highest) whose cosine changes sign in the mirror image."""
 MIRROR_SLACK_BITS = 8
@@ -88,6 +87,11 @@ def near_duplicate_labels(rows: Sequence[dict[str, Any]], bits: int, alike: Alik
     if alike is not None:
         kept = [i < j and alike(rows[i], rows[j]) for i, j in zip(left, right, strict=True)]
         left, right = left[kept], right[kept]
+    if not len(left):
+        return np.arange(len(rows))
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(len(rows), len(rows)))
     return connected_components(links, directed=False)[1]
 
