@@ -13,8 +13,9 @@ from filelock import FileLock
 from tests.phases.fabricate import row_of
 
 from likeness.errors import UserError
+from likeness.packs import PackedItems
 from likeness.pruning.keep import kept_of_results
-from likeness.pruning.sweep import CHECKPOINTS, TRAININGS, find_waste
+from likeness.pruning.sweep import CHECKPOINTS, EXTERNAL, TORN, TRAININGS, find_waste
 from likeness.store import Store, item_key, sha256_of_bytes
 from likeness.tables import ENCODED, FACES, MASKS, SCORES, Table, write_table
 from likeness.training.encode import EMBEDDINGS, VERSION
@@ -148,3 +149,29 @@ def test_files_of_killed_jobs_go(house: House) -> None:
     torn = blob.with_name(f".{blob.name}.123.tmp")
     torn.write_bytes(b"half")
     assert house.prune() == {"left half-written"} and not torn.exists()
+
+
+def test_packed_records_stay_and_torn_packs_go(house: House) -> None:
+    with PackedItems(house.store, "photos") as items:
+        items.load_or_compute("a" * 64, lambda: {"phash": "0"})
+    [pack] = (house.store.root / "packs" / "photos").iterdir()
+    torn = pack.with_name(f".{pack.name}.123.tmp")
+    torn.write_bytes(b"half")
+    assert house.prune() == {TORN} and pack.exists() and not torn.exists()
+
+
+def test_what_killed_jobs_of_other_trainers_left_goes_and_unfinished_work_stays(house: House) -> None:
+    root = house.store.root / EXTERNAL
+    rendered, unfinished, stored = root / ".0123456789ab", root / ("a" * 64), root / ("b" * 64)
+    for folder in (rendered, unfinished, stored):
+        (folder / "data").mkdir(parents=True)
+        (folder / "data" / "photo.png").write_bytes(b"a photo")
+    for folder in (unfinished, stored):
+        folder.with_name(f"{folder.name}.lock").touch()
+    house.store.save(EXTERNAL, stored.name, {"log": []})
+    with FileLock(root / f"{unfinished.name}.lock"), pytest.raises(UserError, match="is running"):
+        house.prune()
+    assert rendered.exists()
+    assert house.prune() == {TORN}
+    assert not rendered.exists() and not stored.exists() and (unfinished / "data" / "photo.png").exists()
+    assert house.prune() == set()

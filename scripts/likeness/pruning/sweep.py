@@ -1,7 +1,7 @@
 """Find and remove what is not kept: items with their files, files that nothing names, trainings that were superseded.
 
-Records without files (detections, measures, captions, scores) all stay: together they are small, and some were paid
-for. Of a training that current results name, the records and the last resume state stay; one that was not finished
+Records without files (detections, measures, captions, scores, and all that are packed) stay: together they are small,
+and some were paid for. Of a training that current results name, the records and the last resume state stay; one that was not finished
 stays as it is, so that it goes on; one that was finished and is named no more goes.
 """
 
@@ -19,6 +19,7 @@ from filelock import FileLock, Timeout
 from likeness.errors import UserError
 from likeness.pruning.keep import Kept
 from likeness.store import Store
+from likeness.training.external import STAGE as EXTERNAL
 from likeness.training.records import TrainingFolder, is_finished
 
 CHECKPOINTS, TRAININGS, TORN = "checkpoints and LoRA files", "trainings", "left half-written"
@@ -72,10 +73,26 @@ def find_waste(store: Store, kept: Kept) -> Waste:
         if path.name not in needed and not path.name.startswith("."):
             stage = stage_of_file.get(path.name, CHECKPOINTS)
             waste.add(waste.files, path, stage, counts=stage == CHECKPOINTS)
-    for part in ("items", "blobs"):
+    for part in ("items", "blobs", "packs"):
         for path in sorted((store.root / part).rglob(".*.tmp")):
             waste.add(waste.files, path, TORN)
+    for path in left_by_other_trainers(store):
+        waste.add(waste.folders, path, TORN)
     return waste
+
+
+def left_by_other_trainers(store: Store) -> Iterator[Path]:
+    """Folders below <store>/external that killed jobs left: rendered and never used, or kept though the result is stored.
+
+    The folder of a training that has not ended stays, so that its trainer goes on there.
+    """
+    for folder in sorted(path for path in (store.root / EXTERNAL).glob("*") if path.is_dir()):
+        if folder.name.startswith("."):
+            yield folder
+            continue
+        hold_briefly(folder.with_name(f"{folder.name}.lock"))
+        if store.item_path(EXTERNAL, folder.name).exists():
+            yield folder
 
 
 def files_of_item(path: Path) -> set[str]:
@@ -114,4 +131,4 @@ def hold_briefly(lock: Path) -> None:
         with FileLock(lock, timeout=0):
             return
     except Timeout:
-        raise UserError(f"{lock.parent}: this training is running. Wait for it, or end it, then prune.") from None
+        raise UserError(f"{lock}: this training is running. Wait for it, or end it, then prune.") from None
