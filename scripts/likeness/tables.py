@@ -9,6 +9,7 @@ for a pair.
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,26 @@ import pyarrow.parquet as pq
 
 from likeness.errors import UserError
 from likeness.store import canonical_json, write_atomically
+
+
+class PandasHidden:
+    """Hides pandas from imports inside a `with`, unless it is there already."""
+
+    def __enter__(self) -> None:
+        sys.meta_path.insert(0, self)  # pyright: ignore[reportArgumentType]
+
+    def __exit__(self, *_: object) -> None:
+        sys.meta_path.remove(self)  # pyright: ignore[reportArgumentType]
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if name == "pandas":
+            raise ModuleNotFoundError(name)
+
+
+# For the first list that it converts Arrow looks whether pandas is there, which takes each job as long as all its other
+# imports. It looks once, and again where pandas is really asked for (to_pandas).
+with PandasHidden():
+    pa.array([0])
 
 TEXT, TEXTS, FLOAT, FLOATS, DOUBLES, WHOLE, YES = (
     pa.string(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from skimage.morphology import remove_small_holes, remove_small_objects
 
 from likeness.faces.detector import Face
 
@@ -32,6 +31,8 @@ def cleaned(mask_HW: Mask) -> Mask:
     limit = int(SPECK_SHARE * int(mask_HW.sum()))
     if limit < 1:
         return mask_HW
+    from skimage.morphology import remove_small_holes, remove_small_objects
+
     return remove_small_holes(remove_small_objects(mask_HW, max_size=limit), max_size=limit)
 
 

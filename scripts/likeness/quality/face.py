@@ -8,7 +8,6 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from skimage.color import rgb2lab
 
 from likeness.quality.regions import Image, Mask, View, face_region
 
@@ -31,6 +30,8 @@ def grey(image_HWC: Image) -> NDArray[np.float32]:
 
 def lab(colours_C: NDArray) -> NDArray[np.float64]:
     """CIELab (D65) of sRGB colours, channels last: uint8, or floats 0..1."""
+    from skimage.color import rgb2lab
+
     return rgb2lab(colours_C)
 
 

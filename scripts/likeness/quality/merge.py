@@ -11,8 +11,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.cluster.hierarchy import fcluster, linkage
-from scipy.spatial.distance import cdist, pdist
 
 from likeness.config.quality import QualitySettings
 from likeness.quality.measure import rounded
@@ -92,6 +90,9 @@ def cluster_labels(values_NF: NDArray[np.float64], distance: float, metric: Metr
     """
     if len(values_NF) == 1:
         return np.zeros(1, np.int64)
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import cdist, pdist
+
     drawn = np.argsort([sha256_of_bytes(row_F.tobytes()) for row_F in values_NF], kind="stable")
     linked, rest = drawn[:MOST_LINKED], drawn[MOST_LINKED:]
     linked.sort()

@@ -15,10 +15,6 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.transform import Rotation
-from skimage.color import deltaE_ciede2000
-from skimage.metrics import structural_similarity
-from skimage.registration import phase_cross_correlation
 
 from likeness.quality.face import grey, lab
 from likeness.quality.regions import HEAD_GROWTH, Image, Mask, View, cheek_region, grown, hair_region, head_region
@@ -62,6 +58,8 @@ def background_ssim(source_HWC: Image, target_HWC: Image, excluded_HW: Mask, bor
     used[:, :frame] = used[:, -frame:] = False
     if used.mean() < LEAST_BACKGROUND:
         return None
+    from skimage.metrics import structural_similarity
+
     map_HWC = structural_similarity(
         source_HWC.astype(np.float64),
         target_HWC.astype(np.float64),
@@ -99,6 +97,8 @@ def _shift_within(
     weighted = [detail_HW * window_HW for detail_HW in fine]
     if min(float(detail.std()) for detail in weighted) < FLAT_BELOW * float(np.sqrt(np.mean(window_HW**2))):
         return None
+    from skimage.registration import phase_cross_correlation
+
     offset, _, _ = phase_cross_correlation(weighted[0], weighted[1], upsample_factor=UPSAMPLING, normalization=None)  # type: ignore[arg-type]
     best: tuple[float, tuple[float, float] | None] = (agree_above, None)
     for shift, advantage in (((0.0, 0.0), 0.02), ((-float(offset[1]), -float(offset[0])), 0.0)):
@@ -142,6 +142,8 @@ def change(source_HWC: Image, target_HWC: Image, region_HW: Mask, border_px: int
 
 def colour_difference(first_lab: NDArray, second_lab: NDArray) -> float:
     """CIEDE2000 between two CIELab colours."""
+    from skimage.color import deltaE_ciede2000
+
     return float(deltaE_ciede2000(first_lab.astype(np.float64), second_lab.astype(np.float64)))
 
 
@@ -199,6 +201,8 @@ def pose_delta_deg(source: Sequence[float | None], target: Sequence[float | None
     if source[0] is None or target[0] is None:
         return None
     known = [a is not None and b is not None for a, b in zip(source, target, strict=True)]
+
+    from scipy.spatial.transform import Rotation
 
     def rotation(pose: Sequence[float | None]) -> Rotation:
         return Rotation.from_euler(
