@@ -46,17 +46,27 @@ class PackedItems:
     ) -> None:
         self._write()
 
-    def load_or_compute(self, key: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
-        """Read the record of a key, or make it with `compute()` and keep it."""
+    def find(self, key: str) -> dict[str, Any] | None:
+        """The record of a key, which counts as reused; None where none is stored."""
         stored = self._stored.get(key)
-        if stored is not None:
-            self.store.reused[self.stage] += 1
-            return json.loads(stored)
-        record = dict(compute())
+        if stored is None:
+            return None
+        self.store.reused[self.stage] += 1
+        return json.loads(stored)
+
+    def keep(self, key: str, record: Mapping[str, Any]) -> None:
+        """Keep a record that was computed."""
         self.store.computed[self.stage] += 1
-        self._stored[key] = self._new[key] = canonical_json(record).encode()
+        self._stored[key] = self._new[key] = canonical_json(dict(record)).encode()
         if len(self._new) >= RECORDS_PER_PACK:
             self._write()
+
+    def load_or_compute(self, key: str, compute: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
+        """Read the record of a key, or make it with `compute()` and keep it."""
+        record = self.find(key)
+        if record is None:
+            record = dict(compute())
+            self.keep(key, record)
         return record
 
     def _write(self) -> None:

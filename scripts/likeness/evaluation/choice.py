@@ -61,14 +61,15 @@ def rank(scores: Scores, stage: ChoiceStage) -> Ranking:
     means = {checkpoint: clusters for checkpoint, clusters in means.items() if clusters}
     sign = -1 if lower_is_better(metric) else 1
     height = {checkpoint: sign * sum(values.values()) / len(values) for checkpoint, values in means.items()}
-    ranked = tuple(sorted(means, key=lambda checkpoint: (-height[checkpoint], candidates.index(checkpoint))))
+    place = {checkpoint: number for number, checkpoint in enumerate(candidates)}
+    ranked = tuple(sorted(means, key=lambda checkpoint: (-height[checkpoint], place[checkpoint])))
     failed, unmeasured = _floors(scores, ranked, stage)
     allowed = [checkpoint for checkpoint in ranked if not failed.get(checkpoint)] or list(ranked)
     best = allowed[0]
     chosen = next(
         checkpoint
-        for checkpoint in candidates
-        if checkpoint in allowed and _is_as_good(means[checkpoint], means[best], sign, stage.choice.standard_errors)
+        for checkpoint in sorted(allowed, key=lambda checkpoint: place[checkpoint])
+        if _is_as_good(means[checkpoint], means[best], sign, stage.choice.standard_errors)
     )
     return Ranking(metric, ranked, means, failed, unmeasured, best, chosen)
 

@@ -9,9 +9,9 @@ Axes: N rows.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,11 +30,13 @@ GROUPED_BY = ("variant", "phase", "step", "split", "lora_scale", "metric")
 NAMED = (*GROUPED_BY, "lora_sha256", "prompt_id", "source_id", "status")
 READ = (*NAMED, "base_model", "value")
 
+MOST_NUMBERS = 1 << 20
+"""Numbers of groups beyond which they are closed up, so that they stay small whatever columns come together."""
+
 Row = Mapping[str, Any]
 
 
-@dataclass(frozen=True, order=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """Identity of a checkpoint in tables."""
 
     variant: str
@@ -85,7 +87,11 @@ class Scores:
         """Order the rows by group and note where each begins, and what stands in them first."""
         group_N, count = np.zeros(len(self._values), np.int64), 1
         for name in GROUPED_BY:
-            group_N, count = dense(group_N * len(self._names[name]) + self._codes[name])
+            group_N *= len(self._names[name])
+            group_N += self._codes[name]
+            count *= len(self._names[name])
+            if count > MOST_NUMBERS or name == GROUPED_BY[-1]:
+                group_N, count = dense(group_N)
         self._order = np.argsort(group_N.astype(np.min_scalar_type(count)), kind="stable")
         ends_G = np.cumsum(np.bincount(group_N, minlength=count))
         starts_G = np.concatenate([np.zeros(1, np.int64), ends_G[:-1]])[:count]
@@ -123,7 +129,15 @@ class Scores:
         return (checkpoint.phase == SURGERY, phase, checkpoint.step, place)
 
     def metrics(self, split: str) -> list[str]:
-        return sorted({metric for _, its_split, _, metric in self.groups if its_split == split})
+        return self._metrics.get(split, [])
+
+    @cached_property
+    def _metrics(self) -> dict[str, list[str]]:
+        """The metrics of each split, by name."""
+        found: dict[str, list[str]] = {}
+        for split, metric in sorted({(split, metric) for _, split, _, metric in self.groups}):
+            found.setdefault(split, []).append(metric)
+        return found
 
     def has(self, checkpoint: Checkpoint, split: str, metric: str, scale: float = 1.0) -> bool:
         """Whether there are rows of this group, measured or not."""
@@ -148,8 +162,7 @@ class Scores:
             values, missing = np.where(no_face, faceless, values), missing & ~no_face
         kept = rows[~missing]
         named = zip(self._at("source_id", kept), self._at("prompt_id", kept), values[~missing].tolist(), strict=True)
-        triples = [(source or prompt, prompt, value) for source, prompt, value in named]
-        return cluster_means(triples)
+        return cluster_means((source or prompt, prompt, value) for source, prompt, value in named)
 
     def ranking_clusters(self, checkpoint: Checkpoint, metric: str, scale: float = 1.0) -> dict[Hashable, float]:
         return self.clusters(checkpoint, SELECT, metric, scale, 0.0 if metric in FACELESS_IS_ZERO else None)

@@ -12,6 +12,7 @@ Axes: K clusters.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -38,14 +39,15 @@ def cluster_means(values: Iterable[tuple[Hashable, Hashable, float]]) -> dict[Ha
 
     The result is ordered by cluster. Raises ValueError for a value that is not finite.
     """
-    by_prompt: dict[tuple[Hashable, Hashable], list[float]] = {}
+    by_prompt: defaultdict[tuple[Hashable, Hashable], list[float]] = defaultdict(list)
     for cluster, prompt, value in values:
-        if not math.isfinite(value):
-            raise ValueError(f"value {value} of prompt {prompt!r} is not finite")
-        by_prompt.setdefault((cluster, prompt), []).append(value)
-    by_cluster: dict[Hashable, list[float]] = {}
-    for (cluster, _), numbers in sorted(by_prompt.items(), key=lambda entry: repr(entry[0])):
-        by_cluster.setdefault(cluster, []).append(math.fsum(numbers) / len(numbers))
+        by_prompt[cluster, prompt].append(value)
+    by_cluster: defaultdict[Hashable, list[float]] = defaultdict(list)
+    for cluster, prompt in sorted(by_prompt, key=repr):
+        numbers = by_prompt[cluster, prompt]
+        if not all(map(math.isfinite, numbers)):
+            raise ValueError(f"a value of prompt {prompt!r} is not finite")
+        by_cluster[cluster].append(math.fsum(numbers) / len(numbers))
     return {cluster: math.fsum(means) / len(means) for cluster, means in by_cluster.items()}
 
 

@@ -47,10 +47,8 @@ class SampleQuery:
 
     def __init__(self, samples: Sequence[Sample], schema: pa.Schema) -> None:
         self.columns = schema.names
-        rows = pa.Table.from_pylist(
-            [{"_row": index, **{name: sample[name] for name in schema.names}} for index, sample in enumerate(samples)],
-            schema=schema.insert(0, pa.field("_row", pa.int64())),
-        )
+        columns = [pa.array([sample[field.name] for sample in samples], field.type) for field in schema]
+        rows = pa.table([pa.array(range(len(samples)), pa.int64()), *columns], names=["_row", *self.columns])
         self.connection = duckdb.connect(":memory:", config={"threads": 1})
         self.connection.register("arrow_rows", rows)
         self.connection.execute("CREATE TABLE samples AS SELECT * FROM arrow_rows")

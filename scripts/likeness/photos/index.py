@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -112,20 +113,23 @@ def index_photo(photo: PhotoFile, settings: PhotoSettings, known: PackedItems) -
 
 
 def measure_file(path: str, settings: PhotoSettings, known: PackedItems) -> dict[str, Any]:
-    """Hash and measure one file, and decode it where its bytes are new: columns of a PHOTOS row, with status and reason."""
+    """Hash and measure one file, and open it where its bytes are new: columns of a PHOTOS row, with status and reason."""
     facts: dict[str, Any] = {"status": "ok", "reason": ""}
     try:
         data = read_photo_bytes(path)
         sha256 = sha256_of_bytes(data)
         facts |= {"sha256": sha256, "size_bytes": len(data)}
-        header = read_header(data, path)
-        facts |= {"format": header.format, "width_px": header.width_px, "height_px": header.height_px}
-        check_sides(path, header.width_px, header.height_px, settings)
+        key = item_key(STAGE, VERSION, None, "", sha256)
+        record = known.find(key)
+        header = record["header"] if record else asdict(read_header(data, path))
+        facts |= header
+        check_sides(path, header["width_px"], header["height_px"], settings)
     except PhotoError as error:
         return facts | {"status": error.status, "reason": str(error)}
-    key = item_key(STAGE, VERSION, None, "", sha256)
-    found = known.load_or_compute(key, lambda: decoded_facts(data, path))
-    return facts | found | {"reason": f"{path}{found['reason']}" if "reason" in found else ""}
+    decoded = record["decoded"] if record else decoded_facts(data, path)
+    if not record:
+        known.keep(key, {"header": header, "decoded": decoded})
+    return facts | decoded | ({"reason": f"{path}{decoded['reason']}"} if "reason" in decoded else {})
 
 
 def decoded_facts(data: bytes, path: str) -> dict[str, Any]:

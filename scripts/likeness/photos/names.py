@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import unicodedata
 import zlib
 from collections import Counter
@@ -26,6 +27,7 @@ NOT_PHOTOS = frozenset(
 """Endings of files that lie beside photos and mean none: captions, tables, edits of other programs."""
 SKIPPED_FOLDERS = frozenset({"@eadir", "__macosx", "thumbnails", "thumbs"})
 MAX_NAME = 120
+OTHER_SIGNS = re.compile(r"[^a-z0-9]+")
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ def candidates_of(index: int, folder: PhotoFolder) -> Iterator[Candidate]:
     masks = set(walk_files(folder.masks)) if folder.masks else set()
     files = list(walk_files(folder.path, skip=folder.masks))
     known = set(files)
+    base = join(folder.path, "_").removesuffix("_")
     for relative in files:
         if not is_photo(relative):
             continue
@@ -90,9 +93,9 @@ def candidates_of(index: int, folder: PhotoFolder) -> Iterator[Candidate]:
         yield Candidate(
             index,
             relative,
-            join(folder.path, relative),
+            base + relative,
             join(folder.masks, mask) if folder.masks and mask in masks else None,
-            join(folder.path, sidecar) if sidecar in known else None,
+            base + sidecar if sidecar in known else None,
         )
 
 
@@ -137,15 +140,24 @@ def is_utf8(name: str) -> bool:
 
 def is_photo(relative: str) -> bool:
     """Whether a file counts as found: everything but captions, tables and the like."""
-    return PurePosixPath(relative).suffix.lower() not in NOT_PHOTOS
+    return relative[len(without_ending(relative)) :].lower() not in NOT_PHOTOS
 
 
 def join(folder: str, relative: str) -> str:
     return str(PurePosixPath(folder) / relative)
 
 
+def without_ending(path: str) -> str:
+    """A path without the last dot of its name and what follows; whole where the dot is the name's first or last sign.
+
+    As PurePosixPath does it, but fast: each Snakemake start does it for every photo.
+    """
+    dot, name = path.rfind("."), path.rfind("/") + 1
+    return path[:dot] if name < dot < len(path) - 1 else path
+
+
 def with_ending(path: str, ending: str) -> str:
-    return str(PurePosixPath(path).with_suffix(ending))
+    return without_ending(path) + ending
 
 
 def sidecar_of(path: str) -> str:
@@ -163,6 +175,8 @@ def slug(text: str) -> str:
 
     Accents fall away; letters that have no Latin form become their code point, so that they stay apart.
     """
+    if text.isascii():  # most names by far; what follows says the same of them
+        return shortened(OTHER_SIGNS.sub("-", text.lower()).strip("-"), text)
     parts: list[str] = []
     for character in unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold()):
         if character.isascii() and character.isalnum():
@@ -173,10 +187,14 @@ def slug(text: str) -> str:
             parts.append(f"-u{ord(character):x}-")
         else:
             parts.append("-")
-    name = "-".join(part for part in "".join(parts).split("-") if part) or "photo"
+    return shortened("-".join(part for part in "".join(parts).split("-") if part), text)
+
+
+def shortened(name: str, text: str) -> str:
+    """A name that is neither empty nor too long; `text` is what it was made of."""
     if len(name) > MAX_NAME:
         name = f"{name[: MAX_NAME - 9].rstrip('-')}-{short_hash(text, 8)}"
-    return name
+    return name or "photo"
 
 
 def names_of(relatives: Sequence[str], paths: Sequence[str]) -> list[str]:
@@ -198,7 +216,7 @@ def names_of(relatives: Sequence[str], paths: Sequence[str]) -> list[str]:
 def name_at(level: int, relative: str, path: str) -> str:
     """One of the ever longer names of a file."""
     if level == 0:
-        return slug(str(PurePosixPath(relative).with_suffix("")))
+        return slug(without_ending(relative))
     return slug(relative) if level == 1 else f"{slug(relative)}-{short_hash(path, 8 if level == 2 else 32)}"
 
 
