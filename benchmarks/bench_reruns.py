@@ -74,8 +74,8 @@ subjects:
     faces: {model: miniature, detection_size_px: 96, min_identity: 0.3, crop: {min_pixels: 32, size_px: 64}}
     choice: {max_bleed: null, min_detected: 0}
 """
-SAVE_EVERY = 50
-"""Steps between two checkpoints of the measured training, as in the demo."""
+SAVE_EVERY = 250
+"""Steps between two checkpoints of the measured training: the default."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--miniature", type=Path, help="a folder models/miniature that is built already")
     parser.add_argument("--photos", type=int, default=12, help="how many photos")
-    parser.add_argument("--steps", type=int, default=300, help="steps of the measured training; a multiple of 50")
+    parser.add_argument("--steps", type=int, default=500, help="steps of the measured training; a multiple of 250")
     parser.add_argument("--cores", type=int, default=2, help="Snakemake's --cores")
     parser.add_argument("--folder", type=Path, help="make the project here, and keep it; must not exist")
     parser.add_argument("--training-of", type=Path, help="measure only the training, of a project that ran")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import yaml
 from PIL import Image
-from tests.photos.pictures import drawn
+from tests.photos.pictures import drawn, nothing_known
 
 from likeness.config.exports import ExportStage
 from likeness.config.photos import PairFolder, PhotoFolder, PhotoSettings
@@ -54,7 +54,7 @@ class Project:
         Image.fromarray(drawn(2)).save(folder / "b.png")
         Image.fromarray(drawn(3)).save(folder / "turned.jpg", exif=exif)
         Image.fromarray(drawn(4)).save(folder / "thrice.webp", lossless=True)
-        rows = [index_photo(photo, SMALL) for photo in list_photos([PhotoFolder(path=str(folder))])]
+        rows = [index_photo(photo, SMALL, nothing_known()) for photo in list_photos([PhotoFolder(path=str(folder))])]
         write_table(self.images, PHOTOS, rows)
         mask = self.store.save_blob(png_of(MASK))
         for row in rows:
@@ -68,7 +68,7 @@ class Project:
         folder = self.root / "photos"
         folder.mkdir()
         Image.fromarray(drawn(2)).save(folder / "b.png")
-        rows = [index_photo(photo, SMALL) for photo in list_photos([PhotoFolder(path=str(folder))])]
+        rows = [index_photo(photo, SMALL, nothing_known()) for photo in list_photos([PhotoFolder(path=str(folder))])]
         write_table(self.images, PHOTOS, rows)
         self.add(rows[0]["sha256"], [], "j4ne", 2, self.store.save_blob(png_of(MASK)))
         return self
@@ -87,7 +87,7 @@ class Project:
             Image.fromarray(drawn(50 + number, 30, 50)).save(folder / f"0{number}_start4.png")
             for place in range(num_references + 1, 5):
                 next(folder.glob(f"0{number}_start{place}.*")).unlink()
-        rows = [index_pair(pair, SMALL) for pair in list_pairs([PairFolder(path=str(folder))])]
+        rows = [index_pair(pair, SMALL, nothing_known()) for pair in list_pairs([PairFolder(path=str(folder))])]
         write_table(self.images, PAIRS, rows)
         mask = self.store.save_blob(png_of(MASK)) if masked else None
         for row in rows:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.exports.project import MASK, SMALL, Project
-from tests.photos.pictures import drawn
+from tests.photos.pictures import drawn, nothing_known
 
 from likeness.config.photos import PairFolder
 from likeness.errors import UserError
@@ -67,7 +67,7 @@ def test_pairs_with_other_roles_are_named(pairs: Project) -> None:
     for role, seed in (("start", 1), ("end", 2)):
         Image.fromarray(drawn(seed)).save(short / f"x_{role}.png")
     folders = [PairFolder(path=str(pairs.root / "pairs")), PairFolder(path=str(short))]
-    rows = [index_pair(pair, SMALL) for pair in list_pairs(folders)]
+    rows = [index_pair(pair, SMALL, nothing_known()) for pair in list_pairs(folders)]
     write_table(pairs.images, PAIRS, rows)
     row = next(row for row in rows if row["id"] == "x")
     pairs.add(row["sha256"], [row["source_sha256"]], "change x", 1, None)
