@@ -59,7 +59,7 @@ rule train_lora:
     resources:
         mem_mb=lambda wildcards, attempt: 6000 * attempt,
         runtime=lambda wildcards, attempt: 240 * attempt,
-        gpu=plan.project.gpus_per_job,
+        gpu=plan.gpus_of_training,
     params:
         stage=plan.train_lora,
         store=plan.store,

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from likeness.lease import lease_device, lease_folder, visible_devices
+from likeness.errors import UserError
+from likeness.lease import lease_device, lease_devices, lease_folder, visible_devices
 
 HOLDER = """
 import sys, time
@@ -117,3 +118,26 @@ def test_a_users_own_resources_lift_the_profiles_limit_but_not_the_lease(more: t
     alive = [sum(float(other[1]) <= float(span[1]) < float(other[3]) for other in spans) for span in spans]
     assert max(alive) > 2 if more else max(alive) == 1
     assert {place for place, *_ in spans} == ({"0", "1"} if more else {"0"})
+
+
+def test_a_job_of_several_devices_holds_none_while_it_waits(tmp_path: Path) -> None:
+    with lease_device(["0", "1", "2"], tmp_path):
+        with lease_devices(["0", "1", "2"], 2, tmp_path) as places:
+            assert places == [1, 2]
+        waiting = subprocess.Popen(
+            [sys.executable, "-c", HOLDER.replace("lease_device(", "lease_devices(").replace('["0", "1"],', '["0", "1"], 2,')
+             .replace("import lease_device", "import lease_devices"), SCRIPTS, str(tmp_path), "0"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert waiting.stderr is not None and "waiting for 2 of 2 GPUs" in waiting.stderr.readline()
+        with lease_device(["1"], tmp_path, poll_s=0.01) as place:
+            assert place == 0, "the waiting job holds nothing"
+    assert waiting.communicate(timeout=60)[0].startswith("[0, 1]")
+
+
+def test_more_devices_than_there_are_is_an_error(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match="2 GPUs are asked for, but this job may use 1: 5"),
+        lease_devices(["5"], 2, tmp_path),
+    ):
+        pass

@@ -1,4 +1,4 @@
-"""Lease one GPU of this machine for as long as a job uses it.
+"""Lease one GPU of this machine, or several for as long as a job uses them.
 
 Snakemake's `gpu` resource limits how many jobs run but assigns no device, and is lost when a user passes other
 resources. A lease is an flock on a file a device in a folder of this machine: the kernel frees it when its holder dies.
@@ -17,6 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from likeness.errors import UserError
 
 
 def lease_folder() -> Path:
@@ -38,25 +40,49 @@ def visible_devices(count: int, visible: str | None) -> list[str]:
 @contextlib.contextmanager
 def lease_device(devices: Sequence[str], folder: Path | None = None, poll_s: float = 1.0) -> Iterator[int]:
     """Hold one of `devices` while the block runs; yields its place in the list. Waits while all are taken."""
+    with lease_devices(devices, 1, folder, poll_s) as places:
+        yield places[0]
+
+
+@contextlib.contextmanager
+def lease_devices(
+    devices: Sequence[str], count: int, folder: Path | None = None, poll_s: float = 1.0
+) -> Iterator[list[int]]:
+    """Hold `count` of `devices` while the block runs; yields their places in the list. Waits until so many are free.
+
+    Holds none while it waits, so that two jobs that want several cannot wait for each other. UserError where there are
+    not that many.
+    """
+    if count > len(devices):
+        raise UserError(f"{count} GPUs are asked for, but this job may use {len(devices)}: {', '.join(devices)}.")
     folder = folder or lease_folder()
     folder.mkdir(parents=True, exist_ok=True)
     waited = False
     while True:
-        for place, name in enumerate(devices):
-            lock = FileLock(folder / f"{name.replace('/', '_')}.lock")
-            try:
-                lock.acquire(timeout=0)
-            except Timeout:
-                continue
-            try:
-                yield place
-            finally:
-                lock.release()
-            return
+        with contextlib.ExitStack() as held:
+            places = take(devices, count, folder, held)
+            if len(places) == count:
+                yield places
+                return
         if not waited:
-            print(f"waiting for one of {len(devices)} GPUs: {', '.join(devices)}", file=sys.stderr, flush=True)
+            wanted = "one" if count == 1 else str(count)
+            print(f"waiting for {wanted} of {len(devices)} GPUs: {', '.join(devices)}", file=sys.stderr, flush=True)
             waited = True
         time.sleep(poll_s)
+
+
+def take(devices: Sequence[str], count: int, folder: Path, held: contextlib.ExitStack) -> list[int]:
+    """Lock up to `count` free devices for as long as `held` is open; returns their places."""
+    places: list[int] = []
+    for place, name in enumerate(devices):
+        lock = FileLock(folder / f"{name.replace('/', '_')}.lock")
+        with contextlib.suppress(Timeout):
+            lock.acquire(timeout=0)
+            held.callback(lock.release)
+            places.append(place)
+        if len(places) == count:
+            break
+    return places
 
 
 @functools.cache

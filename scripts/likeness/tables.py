@@ -308,6 +308,7 @@ ENCODED = Table(
         ("prompts", TEXTS, "prompts of the losses' own, of all variants; alike in all rows"),
         ("prompt_embedding_sha256s", TEXTS, "stored embeddings of these prompts, in their order"),
         ("held_out", YES, "kept from training; its loss is measured at every checkpoint"),
+        ("mirrored", YES, "a row of its own for the mirrored picture, where some training shows it"),
     ),
     (),
 )

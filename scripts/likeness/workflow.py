@@ -98,6 +98,11 @@ class Plan(ProjectFiles):
         """GPUs of a caption job: none where the captions come from an endpoint, a file or measured facts."""
         return self.project.gpus_per_job if self.subjects[wildcards.subject].captions.backend == "transformers" else 0
 
+    def gpus_of_training(self, wildcards: Any) -> int:
+        """GPUs of a training job: one for each of its processes."""
+        training = self.subjects[wildcards.subject].training_of(wildcards.variant, wildcards.phase)
+        return self.project.gpus_per_job * training.processes
+
     # ---- params: one canonical JSON string a rule ------------------------------------------------------------------
 
     def params(self, settings: Any, script: str, *packages: str, unread: Unread | None = None) -> str:
@@ -221,7 +226,10 @@ class Plan(ProjectFiles):
         with_class = any(one.losses.output_preservation for one in chosen)
         stage = EncodeStage(
             base_model=subject.base_model,
-            buckets=tuple({canonical_json(one.buckets.model_dump()): one.buckets for one in chosen}.values()),
+            buckets=tuple(
+                {canonical_json(one.model_dump()): one for each in chosen for one in each.all_buckets}.values()
+            ),
+            mirrored=any(one.flip > 0 for one in chosen),
             mask_kind=subject.training.masked_loss.kind,
             unmasked_weights=tuple(
                 sorted({one.masked_loss.unmasked_weight for one in chosen if not one.masked_loss.inverted})

@@ -122,6 +122,8 @@ OTHER: dict[str, Any] = {
     "export.*.overrides": {"seed": 7},
     "training.alpha": 5.0,
     "training.masked_loss.kind": "head",
+    "training.resolutions_px": [512],
+    "training.offload": ["vae"],
     "training.buckets.max_aspect": 3.0,
     "variants.*.lora": "drawer/*.safetensors",
     "variants.*.training": {"rank": 16},
@@ -213,6 +215,8 @@ READ_BY: dict[str, set[str]] = {
     "training.buckets": {*TRAINING, "encode_samples", *SCORES},
     "training.masked_loss.kind": {*TRAINING, "decide_phases", "encode_samples"},
     "training.held_out_sigmas": {*TRAINING, "encode_samples"},
+    "training.flip": {*TRAINING, "encode_samples"},
+    "training.resolutions_px": {*TRAINING, "encode_samples"},
     "training.masked_loss.unmasked_weight": {*TRAINING, "encode_samples"},
     "training.masked_loss.inverted": {*TRAINING, "encode_samples"},
     **{
@@ -240,7 +244,7 @@ READ_BY: dict[str, set[str]] = {
 }
 """Which stages read a setting, beside the pages; the longest prefix of its path counts."""
 
-FOR_SCHEDULING = ("project.gpus_per_job", "gpus_of_masks", "gpus_of_captions")
+FOR_SCHEDULING = ("project.gpus_per_job", "gpus_of_masks", "gpus_of_captions", "gpus_of_training")
 
 REACHES_NOTHING = {
     "gpus_per_job": "how many GPUs a job waits for is the scheduler's business and changes no result",
@@ -315,6 +319,9 @@ def change(values: dict[str, Any], name: str, field: FieldInfo) -> None:
     if re.search(r"\.(background|of)\.(file|best)$", name):
         # A parent is one of three kinds: it becomes another kind.
         place.clear()
+    if last == "processes":
+        # They share micro-batches, of which there must be enough.
+        place["gradient_accumulation"] = 2
     if last == "adapter_precision":
         # Only one optimizer goes with an adapter in bfloat16.
         place["optimizer"]["name"] = "adamw_kahan"

@@ -103,6 +103,19 @@ def _ignored_alpha(subject: Subject) -> Iterator[tuple[str, str, str]]:
         )
 
 
+def _mirrored_faces(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    if subject.recipe != "style" and any(
+        subject.training_of(variant, phase).flip > 0
+        for variant in subject.native_variants
+        for phase in subject.phases_of(variant)
+    ):
+        yield (
+            "training.flip",
+            "no face is symmetric: parting, moles and an uneven smile change sides, and a face is learned that nobody has",
+            "asymmetry of faces",
+        )
+
+
 def _double_only(subject: Subject) -> Iterator[tuple[str, str, str]]:
     if subject.training.targets in {"to_q,to_k,to_v,to_out.0", "double_attn_img"}:
         yield (
@@ -184,6 +197,7 @@ WARNINGS: tuple[Rule, ...] = (
     _alpha_above_rank,
     _ignored_alpha,
     _double_only,
+    _mirrored_faces,
     _few_repeats,
     _class_prompts,
     _head_swap_padding,

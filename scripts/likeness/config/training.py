@@ -14,6 +14,9 @@ from likeness.config.masks import MaskKind
 OptimizerName = Literal["adamw", "adamw8bit", "adamw_kahan", "adafactor", "prodigy", "schedulefree"]
 
 
+ONLY_SPEED = ("gradient_checkpointing", "checkpoint_every", "processes", "offload", "compile", "attention")
+"""Settings that change speed and memory and no more of a result than another machine would: the order of sums."""
+
 AUTO_FLOOR = 500
 """Fewest steps of `steps: auto`."""
 HIGHEST_LOKR_RANK = 512
@@ -160,6 +163,17 @@ class TrainingSettings(Settings):
     )
     max_grad_norm: float = Field(default=1.0, gt=0, description="Gradients are scaled down to this norm.")
     buckets: BucketSettings = BucketSettings()
+    resolutions_px: tuple[Annotated[int, Field(ge=16, le=4096)], ...] = Field(
+        default=(),
+        description="Further resolutions beside buckets.resolution_px, in px: a micro-batch is shown at one of all, drawn alike "
+        "often. References keep their own size; evaluation draws at buckets.resolution_px.",
+    )
+    flip: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="Share of samples shown mirrored left to right, with masks and landmarks. Not for faces: none is symmetric.",
+    )
     held_out_sigmas: int = Field(
         default=0,
         ge=0,
@@ -170,7 +184,28 @@ class TrainingSettings(Settings):
     save_every: int = Field(default=250, ge=1, description="A checkpoint every so many steps, and at the last.")
     seed: int = Field(default=42, ge=0, description="From which all noise, order and dropout follow.")
     precision: Literal["float32", "bfloat16"] = Field(
-        default="bfloat16", description="Type of the frozen base; the adapter stays float32."
+        default="bfloat16", description="Type in which the base is computed; the adapter stays float32."
+    )
+    base_precision: Literal["full", "int8", "fp8", "fp8_matmul"] = Field(
+        default="full",
+        description="How the blocks' frozen matrices are stored: full: in `precision`; int8 and fp8: 8 bits with a scale a row, "
+        "half the memory, computed in `precision`; fp8_matmul: also multiplied in fp8, faster on GPUs from Ada and Hopper on. "
+        "One batch is compared with full before training, and what corrupts gradients is refused.",
+    )
+    offload: tuple[Literal["base", "vae"], ...] = Field(
+        default=(),
+        description="What waits in main memory and is copied to the GPU when it is used: base (the blocks' matrices: slow, for "
+        "the smallest GPUs), vae (of the identity loss). It changes speed only.",
+    )
+    compile: bool = Field(
+        default=False,
+        description="Compile the blocks: a minute or more at the start and for every new bucket, then a faster step. It changes "
+        "speed only.",
+    )
+    attention: Literal["native", "cudnn", "flash", "efficient", "math", "flash_3"] = Field(
+        default="native",
+        description="Kernel of the attention: native lets torch choose; flash_3 needs its package and a Hopper GPU. It changes "
+        "speed only.",
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations: slower, for small GPUs.")
     checkpoint_every: int = Field(
@@ -186,10 +221,28 @@ class TrainingSettings(Settings):
         description="Threads of numeric libraries on the CPU; a setting, so that results do not depend on the machine.",
     )
 
+    processes: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Processes of one machine, each on its own GPU, that share the micro-batches of a step; at most "
+        "gradient_accumulation. It changes speed only.",
+    )
+
     @property
     def resolved_alpha(self) -> float:
         """Alpha, or the rank where none is given."""
         return float(self.rank) if self.alpha is None else self.alpha
+
+    @property
+    def all_resolutions_px(self) -> tuple[int, ...]:
+        """The main resolution, then the further ones."""
+        return (self.buckets.resolution_px, *self.resolutions_px)
+
+    @property
+    def all_buckets(self) -> tuple[BucketSettings, ...]:
+        """Bucket settings of every resolution."""
+        return tuple(self.buckets.model_copy(update={"resolution_px": side_px}) for side_px in self.all_resolutions_px)
 
     @property
     def saved_steps(self) -> list[int]:
@@ -244,6 +297,27 @@ class TrainingSettings(Settings):
             raise ValueError("ema.decay must be 0 with optimizer.name schedulefree, which is an average already")
         return self
 
+    @model_validator(mode="after")
+    def check_machine(self) -> TrainingSettings:
+        """What keys about views, memory and speed must agree on."""
+        if self.base_precision != "full" and "base" in self.offload:
+            raise ValueError(
+                f"offload: base keeps the base in full, but base_precision is {self.base_precision}; choose one"
+            )
+        if self.compile and "base" in self.offload:
+            raise ValueError("compile gains nothing with offload: base, which waits for copies; choose one")
+        if self.processes > self.gradient_accumulation:
+            raise ValueError(
+                f"processes ({self.processes}) must not be more than gradient_accumulation ({self.gradient_accumulation}), "
+                "whose micro-batches they share. Raise gradient_accumulation and lower batch_size to keep the effective batch"
+            )
+        if len(set(self.all_resolutions_px)) != len(self.all_resolutions_px):
+            raise ValueError(
+                f"resolutions_px {list(self.resolutions_px)} must differ from each other and from buckets.resolution_px "
+                f"({self.buckets.resolution_px})"
+            )
+        return self
+
 
 class Variant(Settings):
     """One way to make a LoRA: trained with changed settings, here or by another trainer, or read from files."""
@@ -275,6 +349,7 @@ class EncodeStage(Settings):
     buckets: tuple[BucketSettings, ...]
     mask_kind: MaskKind | None
     unmasked_weights: tuple[float, ...]
+    mirrored: bool = False
     class_captions: bool = False
     trigger: str = ""
     class_word: str = ""

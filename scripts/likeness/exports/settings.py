@@ -147,13 +147,14 @@ def leaves(settings: BaseModel, prefix: str = "") -> Iterator[tuple[str, Any]]:
 DEFAULTS: Mapping[str, Any] = dict(leaves(TrainingSettings.model_validate({})))
 
 
+NATIVE_PREFIXES = (
+    *("losses.", "ema.", "adapter.", "adapter_", "checkpoint_every", "held_out_sigmas", "noise_offset"),
+    *("flip", "resolutions_px", "processes", "base_precision", "offload", "compile", "attention"),
+)
 NATIVE = frozenset(
     name
     for name in DEFAULTS
-    if name.startswith(
-        ("losses.", "ema.", "adapter.", "adapter_", "checkpoint_every", "held_out_sigmas", "noise_offset")
-    )
-    or name in ("schedule.power", "schedule.end", "schedule.stage_at")
+    if name.startswith(NATIVE_PREFIXES) or name in ("schedule.power", "schedule.end", "schedule.stage_at")
 )
 """Settings of the native trainer alone: a declaration need not name them, and a changed one is warned of."""
 

@@ -2,7 +2,7 @@
 
 Every bucket has about the area of resolution²; sides are multiples of the bucket step and of one token. A photo goes to
 the bucket of nearest aspect, is resized until it covers it, and loses what hangs over on both sides alike. Masks take
-the same way, so that a mask pixel stays on its photo pixel.
+the same way, so that a mask pixel stays on its photo pixel; mirroring comes last, for both.
 """
 
 from __future__ import annotations
@@ -78,3 +78,19 @@ def to_bucket(points: Sequence[float], photo: Size, size: Size) -> list[float]:
     covered, left, top = placement(photo, size)
     scales, offsets = (covered[0] / photo[0], covered[1] / photo[1]), (left, top)
     return [(float(value) + 0.5) * scales[place % 2] - 0.5 - offsets[place % 2] for place, value in enumerate(points)]
+
+
+PAIRED_LANDMARKS = (1, 0, 2, 4, 3)
+"""Where each of the five points lies in a mirrored face: left and right eye, and corner of the mouth, change places."""
+
+
+def mirror_landmarks(points: Sequence[float], width_px: int) -> list[float]:
+    """Five points x, y, x, y … of a picture in the mirrored one, in which the right eye is on the other side."""
+    pairs = [points[place : place + 2] for place in range(0, len(points), 2)]
+    return [value for place in PAIRED_LANDMARKS for value in (width_px - 1 - pairs[place][0], pairs[place][1])]
+
+
+def mirror_box(box: Sequence[float], width_px: int) -> list[float]:
+    """Left, top, right, bottom in the mirrored picture; edges, unlike points, have no half pixel to give away."""
+    left, top, right, bottom = box
+    return [width_px - right, top, width_px - left, bottom]

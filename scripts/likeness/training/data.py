@@ -21,6 +21,7 @@ from likeness.klein.latents import pack
 from likeness.store import Store
 from likeness.training.encode import read_tensors
 from likeness.training.plan import PlannedSample
+from likeness.training.views import name_of_row, sample_of
 from likeness.training.weights import box_on_tokens, right_half, token_weights, with_face
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ Group = tuple[Grid, tuple[Grid, ...]]
 
 @dataclass(frozen=True)
 class Sample:
-    """One encoded sample; tensors lie in main memory."""
+    """One view of an encoded sample; tensors lie in main memory."""
 
     sample_id: str
     repeats: int
@@ -49,8 +50,9 @@ class Sample:
 class Batch:
     """One micro-batch on the device: clean latents, clean references (None without any), embeddings, loss weights, ids.
 
-    `scale_B` is what a sample's losses count, 1 for most; `outside_BL` the share of each token outside of the mask, 0
-    without one; `class_BTD` embeds captions that name the class instead of the trigger, where a loss reads them.
+    `sample_ids` are the names of views (see `views.py`); `scale_B` is what a sample's losses count, 1 for most;
+    `outside_BL` the share of each token outside of the mask, 0 without one; `class_BTD` embeds captions that name the class
+    instead of the trigger, where a loss reads them.
     """
 
     sample_ids: tuple[str, ...]
@@ -82,21 +84,38 @@ class Batch:
 
 @dataclass
 class TrainingData:
-    """All samples of a training by id, the embedding of the empty caption, and those of the losses' own prompts."""
+    """All samples of a training by id, the embedding of the empty caption, those of the losses' own prompts, and the other
+    views of samples by name."""
 
     samples: dict[str, Sample]
     empty_TD: torch.Tensor
     device: torch.device
     prompts: tuple[torch.Tensor, ...] = ()
+    other_views: dict[str, Sample] = field(default_factory=dict)
     _ids: dict[Group, tuple[torch.Tensor, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def planned(self) -> list[PlannedSample]:
-        """What the order of training is made from."""
-        return [PlannedSample(one.sample_id, one.group, one.repeats) for one in self.samples.values()]
+        """What the order of training is made from; samples of one micro-batch share their sizes at every resolution."""
+        sizes: dict[str, list[Group]] = {}
+        for name in sorted(self.other_views):
+            sizes.setdefault(sample_of(name), []).append(self.other_views[name].group)
+        return [
+            PlannedSample(one.sample_id, (*one.group, *sizes.get(one.sample_id, ())), one.repeats)
+            for one in self.samples.values()
+        ]
+
+    @property
+    def views(self) -> dict[str, Sample]:
+        """Every view of every sample by name."""
+        return {**self.samples, **self.other_views}
+
+    def view(self, name: str) -> Sample:
+        """One view of a sample."""
+        return self.samples[name] if name in self.samples else self.other_views[name]
 
     def batch(self, sample_ids: Sequence[str], without_caption: Sequence[bool]) -> Batch:
-        """Stack samples of one group; where `without_caption` is set, the caption is left empty."""
-        members = [self.samples[sample_id] for sample_id in sample_ids]
+        """Stack views of one group; where `without_caption` is set, the caption is left empty."""
+        members = [self.view(name) for name in sample_ids]
         group = members[0].group
         assert all(one.group == group for one in members), "a micro-batch must not mix groups"
         texts = [
@@ -129,7 +148,7 @@ class TrainingData:
 def load_samples(
     rows: Sequence[Mapping[str, Any]], settings: TrainingSettings, store: Store, device: torch.device
 ) -> TrainingData:
-    """Read the tensors of ENCODED rows of one resolution; with a masked loss, samples without a mask are warned of."""
+    """Read the tensors of the ENCODED rows that a training reads; with a masked loss, samples without a mask are warned of."""
     masked = settings.masked_loss.kind is not None
     hashes = [row[name] for row in rows for name in ("latents_sha256", "embedding_sha256", "empty_embedding_sha256")]
     hashes += [sha256 for row in rows for sha256 in row["reference_latents_sha256s"] or []]
@@ -142,12 +161,14 @@ def load_samples(
         )
     prompts = [encoded[prompt] for prompt in settings.losses.prompts]
     tensors = read_tensors(store, [*hashes, *prompts])
-    unmasked = [row["sample_id"] for row in rows if masked and not row["weight_sha256"]]
+    views = {name_of_row(row, settings): make_sample(row, tensors, settings) for row in rows}
+    samples = {name: one for name, one in views.items() if name == one.sample_id}
+    unmasked = {row["sample_id"] for row in rows if masked and not row["weight_sha256"]}
     if unmasked:
-        logger.warning("%d of %d samples have no mask; their whole picture is learned", len(unmasked), len(rows))
-    samples = {row["sample_id"]: make_sample(row, tensors, settings) for row in rows}
+        logger.warning("%d of %d samples have no mask; their whole picture is learned", len(unmasked), len(samples))
     own = tuple(tensors[sha256] for sha256 in prompts)
-    return TrainingData(samples, tensors[rows[0]["empty_embedding_sha256"]], device, own)
+    others = {name: one for name, one in views.items() if name not in samples}
+    return TrainingData(samples, tensors[rows[0]["empty_embedding_sha256"]], device, own, others)
 
 
 def make_sample(row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], settings: TrainingSettings) -> Sample:

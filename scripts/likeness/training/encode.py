@@ -27,7 +27,15 @@ from likeness.program import as_about
 from likeness.store import Store, item_key, sha256_of_bytes
 from likeness.tables import ENCODED, FACES, HOLDOUT, MANIFEST, read_rows, write_table
 from likeness.training.base import open_base
-from likeness.training.buckets import Size, assign_bucket, bucket_sizes, cover_and_crop, to_bucket
+from likeness.training.buckets import (
+    Size,
+    assign_bucket,
+    bucket_sizes,
+    cover_and_crop,
+    mirror_box,
+    mirror_landmarks,
+    to_bucket,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,8 +69,16 @@ def encode_samples(
     samples = [(row, held_out) for group, held_out in ((rows, False), (kept, True)) for row in group]
     by_sha256 = {image.sha256: image for image in reversed(read_images(images))}
     encoder = SampleEncoder(stage, store, by_sha256, read_subject_faces(faces) if faces else {})
-    everything = [(buckets, row, held_out) for buckets in stage.buckets for row, held_out in samples]
-    pictures = [encoder.pictures_of(row, buckets) for buckets, row, _ in everything]
+    if stage.mirrored:
+        warn_of_sides(rows)
+    everything = [
+        (buckets, row, held_out, mirrored)
+        for buckets in stage.buckets
+        for mirrored in ((False, True) if stage.mirrored else (False,))
+        for row, held_out in samples
+        if not (held_out and mirrored)
+    ]
+    pictures = [encoder.pictures_of(row, buckets, mirrored) for buckets, row, _, mirrored in everything]
     encoder.release_vae()
     classes = {row["caption"]: class_caption(stage, row["caption"]) for row, _ in samples if stage.class_captions}
     captions = dict.fromkeys(["", *(row["caption"] for row, _ in samples), *classes.values(), *stage.prompts])
@@ -78,7 +94,7 @@ def encode_samples(
             "prompt_embedding_sha256s": [texts[prompt] for prompt in stage.prompts],
             "held_out": held_out,
         }
-        for of_picture, (_, row, held_out) in zip(pictures, everything, strict=True)
+        for of_picture, (_, row, held_out, _) in zip(pictures, everything, strict=True)
     ]
     about = as_about(
         "encoded", VERSION, stage.model_dump(mode="json", exclude={"base_model"}), base=encoder.fingerprint
@@ -114,39 +130,42 @@ class SampleEncoder:
     def fingerprint(self) -> str:
         return self.base.fingerprint
 
-    def pictures_of(self, row: Mapping[str, Any], buckets: BucketSettings) -> dict[str, Any]:
-        """The columns of ENCODED that come from a manifest row's target, references and mask."""
+    def pictures_of(self, row: Mapping[str, Any], buckets: BucketSettings, mirrored: bool = False) -> dict[str, Any]:
+        """The columns of ENCODED that come from a manifest row's target, references and mask, all mirrored or none."""
         target = self.image_of(row["image_sha256"])
         if not target.width_px or not target.height_px:
             raise UserError(f"{target.path}: its size is missing from the images table. Run the photos stage again.")
         size = assign_bucket(target.width_px, target.height_px, bucket_sizes(buckets, self.base.token_px))
         warn_of_enlargement(target, size)
         max_pixels = buckets.reference_resolution_px**2 if buckets.reference_resolution_px else None
-        references = [self.reference(self.image_of(sha256), max_pixels) for sha256 in row["reference_sha256s"] or []]
+        references = [
+            self.reference(self.image_of(sha256), max_pixels, mirrored) for sha256 in row["reference_sha256s"] or []
+        ]
         mask_sha256 = row["mask_sha256"] if self.stage.mask_kind is not None else None
         return {
             "sample_id": row["sample_id"],
             "resolution_px": buckets.resolution_px,
             "width_px": size[0],
             "height_px": size[1],
-            "latents_sha256": self.target(target, size),
+            "latents_sha256": self.target(target, size, mirrored),
             "reference_latents_sha256s": references,
-            "weight_sha256": self.weights(target, mask_sha256, size) if mask_sha256 else None,
-            **self.face_of(target, size),
+            "weight_sha256": self.weights(target, mask_sha256, size, mirrored) if mask_sha256 else None,
+            **self.face_of(target, size, mirrored),
+            "mirrored": mirrored,
         }
 
-    def face_of(self, image: ImageRef, size: Size) -> dict[str, Any]:
+    def face_of(self, image: ImageRef, size: Size, mirrored: bool) -> dict[str, Any]:
         """The subject's landmarks and box in px of the bucket, where they are read and known."""
         face = self.faces.get((image.id, image.role))
         if face is None:
             return {"landmarks": None, "face_box": None}
         photo_px = (image.width_px or 0, image.height_px or 0)
-        box = [face[name] for name in ("x0", "y0", "x1", "y1")]
+        box = to_bucket([face[name] for name in ("x0", "y0", "x1", "y1")], photo_px, size)
         points = face["landmarks"]
-        return {
-            "landmarks": to_bucket(points, photo_px, size) if points is not None and len(points) == 10 else None,
-            "face_box": to_bucket(box, photo_px, size),
-        }
+        landmarks = to_bucket(points, photo_px, size) if points is not None and len(points) == 10 else None
+        if mirrored:
+            box, landmarks = mirror_box(box, size[0]), mirror_landmarks(landmarks, size[0]) if landmarks else None
+        return {"landmarks": landmarks, "face_box": box}
 
     def image_of(self, sha256: str) -> ImageRef:
         if sha256 not in self.images:
@@ -156,23 +175,25 @@ class SampleEncoder:
             )
         return self.images[sha256]
 
-    def target(self, image: ImageRef, size: Size) -> str:
+    def target(self, image: ImageRef, size: Size, mirrored: bool = False) -> str:
         """Latents_CHW of a target, brought to its bucket."""
-        return self.item(LATENTS, [image.sha256, *size], lambda: self._encode_target(image, size))
+        content = [image.sha256, *size, *marked(mirrored)]
+        return self.item(LATENTS, content, lambda: self._encode_target(image, size, mirrored))
 
-    def reference(self, image: ImageRef, max_pixels: int | None) -> str:
+    def reference(self, image: ImageRef, max_pixels: int | None, mirrored: bool = False) -> str:
         """Latents_CHW of a reference at its own size, capped to `max_pixels` (None: to the pipeline's own cap)."""
-        return self.item(REFERENCES, [image.sha256, max_pixels], lambda: self._encode_reference(image, max_pixels))
+        content = [image.sha256, max_pixels, *marked(mirrored)]
+        return self.item(REFERENCES, content, lambda: self._encode_reference(image, max_pixels, mirrored))
 
     def embedding(self, caption: str) -> str:
         """Embedding_TD of a caption; "" stands for caption dropout."""
         return self.item(EMBEDDINGS, sha256_of_bytes(caption.encode()), lambda: self._encode_caption(caption))
 
-    def weights(self, image: ImageRef, mask_sha256: str, size: Size) -> str:
+    def weights(self, image: ImageRef, mask_sha256: str, size: Size, mirrored: bool = False) -> str:
         """Mask_HW on the token grid: the share of each token that lies inside, 0..1."""
-        content = [mask_sha256, image.width_px, image.height_px, *size, self.base.token_px]
+        content = [mask_sha256, image.width_px, image.height_px, *size, self.base.token_px, *marked(mirrored)]
         key = item_key(WEIGHTS, VERSION, None, "", content)
-        item = self.store.load_or_compute(WEIGHTS, key, lambda: self._average_mask(image, mask_sha256, size))
+        item = self.store.load_or_compute(WEIGHTS, key, lambda: self._average_mask(image, mask_sha256, size, mirrored))
         if item.record["largest"] == 0 and 0 in self.stage.unmasked_weights:
             raise UserError(
                 f"{image.path}: nothing of its mask lies inside the training crop of {size[0]}×{size[1]} px, and "
@@ -203,16 +224,16 @@ class SampleEncoder:
         dtype = config.get("dtype") or config.get("torch_dtype") or "float32"
         return open_base(self.stage.base_model, offline=self.stage.offline, dtype=dtype, on_gpu=True)
 
-    def _encode_target(self, image: ImageRef, size: Size) -> torch.Tensor:
+    def _encode_target(self, image: ImageRef, size: Size, mirrored: bool) -> torch.Tensor:
         import torch
 
         from likeness.klein.latents import encode_images
 
-        pixels_HWC = cover_and_crop(read_checked(image), size)
+        pixels_HWC = as_shown(cover_and_crop(read_checked(image), size), mirrored)
         image_CHW = torch.from_numpy(pixels_HWC.copy()).permute(2, 0, 1).float() / 127.5 - 1.0
         return encode_images(self.vae_base.vae, image_CHW[None])[0]
 
-    def _encode_reference(self, image: ImageRef, max_pixels: int | None) -> torch.Tensor:
+    def _encode_reference(self, image: ImageRef, max_pixels: int | None, mirrored: bool) -> torch.Tensor:
         from PIL import Image
 
         from likeness.klein.ids import REFERENCE_MAX_PIXELS, preprocess_reference
@@ -223,6 +244,7 @@ class SampleEncoder:
             image_CHW = preprocess_reference(picture, self.base.token_px, max_pixels or REFERENCE_MAX_PIXELS)
         except ValueError as error:
             raise UserError(f"{image.path}: {error}. Drop the pair or give a larger reference.") from error
+        image_CHW = image_CHW.flip(-1) if mirrored else image_CHW
         return encode_images(self.vae_base.vae, image_CHW[None])[0]
 
     def _encode_caption(self, caption: str) -> torch.Tensor:
@@ -230,10 +252,32 @@ class SampleEncoder:
 
         return encode_prompts(self.text_base, [caption])[0]
 
-    def _average_mask(self, image: ImageRef, mask_sha256: str, size: Size) -> tuple[dict[str, Any], dict[str, bytes]]:
+    def _average_mask(
+        self, image: ImageRef, mask_sha256: str, size: Size, mirrored: bool
+    ) -> tuple[dict[str, Any], dict[str, bytes]]:
         mask_HW = read_mask(self.store, mask_sha256, image)
-        weights_HW = mask_on_tokens(cover_and_crop(mask_HW, size), self.base.token_px)
+        weights_HW = mask_on_tokens(as_shown(cover_and_crop(mask_HW, size), mirrored), self.base.token_px)
         return {"largest": float(weights_HW.max())}, {FILE: tensor_bytes(weights_HW)}
+
+
+def marked(mirrored: bool) -> list[str]:
+    """What a mirrored picture's item has in its name beyond the plain one's."""
+    return ["mirrored"] if mirrored else []
+
+
+def as_shown(pixels: np.ndarray, mirrored: bool) -> np.ndarray:
+    """Pixels (H, W) or (H, W, C), mirrored left to right where asked for."""
+    return pixels[:, ::-1] if mirrored else pixels
+
+
+def warn_of_sides(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Warn of captions that say left or right, which a mirrored picture makes wrong."""
+    sided = [row["caption"] for row in rows if re.search(r"\b(left|right)\b", row["caption"], re.IGNORECASE)]
+    if sided:
+        logger.warning(
+            "training.flip: %d of %d captions say left or right, which is wrong in the mirrored picture; the first: %.80s",
+            *(len(sided), len(rows), sided[0]),
+        )
 
 
 def read_subject_faces(faces: Path) -> dict[tuple[str, str], dict[str, Any]]:

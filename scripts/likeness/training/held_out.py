@@ -48,6 +48,7 @@ def held_out_losses(
     values = {"sigmas": settings.held_out_sigmas, "masked_loss": mask_values(settings.masked_loss)}
     values |= {"precision": settings.precision, "region": settings.losses.velocity.region}
     values |= {"face_weight": settings.losses.velocity.face_weight}
+    values |= {"base_precision": settings.base_precision} if settings.base_precision != "full" else {}
     prepared = cache(prepare)
     found = {}
     for step, sha256 in checkpoints.items():

@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Protocol
 
 import numpy as np
@@ -30,6 +31,8 @@ from likeness.training.plan import Plan
 from likeness.training.records import LogRow
 from likeness.training.schedule import lr_at
 from likeness.training.sigmas import draw_sigma, shift_for
+from likeness.training.team import ALONE, Team
+from likeness.training.views import choose_views, sample_of
 
 
 class Follower(Protocol):
@@ -51,6 +54,7 @@ class Training:
     layout: Layout
     followers: Sequence[Follower] = ()
     vae: Any = None
+    team: Team = ALONE
     step: int = 0
     log: list[LogRow] = field(default_factory=list)
 
@@ -62,6 +66,11 @@ class Training:
             checkpoint_blocks(self.transformer, self.settings.checkpoint_every)
         self.objective = make_objective(self.settings.losses, self.data, self.vae)
         self.places = {sample_id: place for place, sample_id in enumerate(sorted(self.data.samples))}
+
+    def own_samples(self, whole: Sequence[Sequence[str]]) -> list[int]:
+        """The places of this process's samples among those of a step."""
+        starts = [0, *accumulate(len(ids) for ids in whole)]
+        return [place for own in self.team.share(len(whole)) for place in range(starts[own], starts[own + 1])]
 
     def forget_gradients(self) -> None:
         """Undo what a step that failed half-way has added up."""
@@ -83,11 +92,12 @@ def train_step(training: Training) -> LogRow:
     """One optimizer step over all its micro-batches; raises UserError before the update where the loss is not finite."""
     settings, step = training.settings, training.step
     whole = training.plan.step_batches(step, settings.gradient_accumulation)
-    report, drawn = retry(lambda: gradients(training, whole), training.forget_gradients, training.back_off, step)
+    ids = [sample_id for batch in whole for sample_id in batch]
+    table = retry(lambda: gradients(training, whole), training.forget_gradients, training.back_off, step)
+    table = training.team.unite(training.weights.values(), table, training.own_samples(whole), len(ids))
     grad_norm = torch.nn.utils.clip_grad_norm_(training.weights.values(), settings.max_grad_norm)
     learning_rate = lr_at(step, settings.schedule, settings.learning_rate, settings.fixed_steps)
-    ids = [sample_id for batch in whole for sample_id in batch]
-    row = log_row(training, ids, drawn, report, learning_rate, grad_norm)
+    row = log_row(training, ids, table, learning_rate, grad_norm)
     check_finite(row.loss, row.grad_norm, step + 1, ids)
     for group in training.optimizer.param_groups:
         group["lr"] = learning_rate
@@ -96,17 +106,24 @@ def train_step(training: Training) -> LogRow:
     return row
 
 
-def gradients(training: Training, whole: Sequence[Sequence[str]]) -> tuple[Report, list[Draw]]:
-    """Add up the gradient of a step over its micro-batches; returns what was seen of the losses, and all draws."""
+def gradients(training: Training, whole: Sequence[Sequence[str]]) -> torch.Tensor:
+    """Add up the gradient of a step over this process's micro-batches.
+
+    Returns a table (losses, samples) of what was seen, with the noise levels as its last row.
+    """
     count = sum(len(ids) for ids in whole)
-    batches = training.back_off.split(whole)
-    drawn = draw_samples(training, batches)
+    own = training.team.share(len(whole))
+    shown = choose_views(whole, training.settings, training.step)
+    drawn = draw_samples(training, shown, own)
+    pairs = [list(zip(shown[place], draws, strict=True)) for place, draws in zip(own, drawn, strict=True)]
     report = Report()
-    for ids, draws in zip(batches, drawn, strict=True):
-        terms, values = training.objective(look(training, ids, draws), count)
+    for batch in training.back_off.split(pairs):
+        terms, values = training.objective(look(training, *zip(*batch, strict=True)), count)
         training.objective.backward(terms, list(training.weights.values()), training.step)
         report.extend(values)
-    return report, [draw for draws in drawn for draw in draws]
+    sigmas = [draw.sigma for draws in drawn for draw in draws]
+    table = report.table().double()
+    return torch.cat([table, torch.tensor([sigmas], dtype=table.dtype).to(table.device)])
 
 
 def look(training: Training, sample_ids: Sequence[str], draws: Sequence[Draw]) -> Seen:
@@ -122,20 +139,14 @@ def look(training: Training, sample_ids: Sequence[str], draws: Sequence[Draw]) -
 
 
 def log_row(
-    training: Training,
-    sample_ids: Sequence[str],
-    drawn: Sequence[Draw],
-    report: Report,
-    learning_rate: float,
-    grad_norm: torch.Tensor,
+    training: Training, sample_ids: Sequence[str], table: torch.Tensor, learning_rate: float, grad_norm: torch.Tensor
 ) -> LogRow:
     """What the log keeps of a step; the only moment at which the device is waited for."""
-    table = report.table()
-    *rows, norm = [*table.double().flatten().tolist(), float(grad_norm)]
     count = table.shape[1]
-    by_loss = {name: rows[place * count : (place + 1) * count] for place, name in enumerate(report.values)}
+    *rows, norm = [*table.flatten().tolist(), float(grad_norm)]
+    *losses, sigmas = [rows[start : start + count] for start in range(0, len(rows), count)]
+    by_loss = dict(zip((term.name for term in training.objective.terms), losses, strict=True))
     means = {name: math.fsum(values) / count for name, values in by_loss.items()}
-    sigmas = [draw.sigma for draw in drawn]
     return LogRow(
         training.objective.weigh(means),
         learning_rate,
@@ -158,24 +169,30 @@ class Draw:
     without_caption: bool
 
 
-def draw_samples(training: Training, batches: Sequence[Sequence[str]]) -> list[list[Draw]]:
-    """Draw noise, noise level and caption dropout for every sample of a step."""
+def draw_samples(
+    training: Training, batches: Sequence[Sequence[str]], own: Container[int] | None = None
+) -> list[list[Draw]]:
+    """Draw noise, noise level and caption dropout for every sample of a step, of which views are named.
+
+    With `own`, only for the micro-batches at these places; the others count as seen.
+    """
     seen: Counter[str] = Counter()
     drawn = []
-    for ids in batches:
-        draws = []
-        for sample_id in ids:
-            draws.append(draw_sample(training, sample_id, seen[sample_id]))
-            seen[sample_id] += 1
-        drawn.append(draws)
+    for place, names in enumerate(batches):
+        occurrences = []
+        for name in names:
+            occurrences.append(seen[sample_of(name)])
+            seen[sample_of(name)] += 1
+        if own is None or place in own:
+            drawn.append([draw_sample(training, *one) for one in zip(names, occurrences, strict=True)])
     return drawn
 
 
-def draw_sample(training: Training, sample_id: str, occurrence: int) -> Draw:
-    """Draw for one sample; `occurrence` counts how often it was already seen within the step."""
+def draw_sample(training: Training, name: str, occurrence: int) -> Draw:
+    """Draw for one sample as it is shown; `occurrence` counts how often it was already seen within the step."""
     settings = training.settings
-    generator = generator_for(settings.seed, "sample", training.step, sample_id, occurrence)
-    shape = training.data.samples[sample_id].latents_LC.shape
+    generator = generator_for(settings.seed, "sample", training.step, sample_of(name), occurrence)
+    shape = training.data.view(name).latents_LC.shape
     without_caption = bool(generator.random() < settings.caption_dropout)
     sigma = draw_sigma(settings.sigma, generator, shift_for(settings.sigma, shape[0], training.scheduler_config))
     noise_LC = torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -18,6 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from likeness.errors import UserError
 
 logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
 
 
 def checkpoint_blocks(transformer: Any, every: int) -> None:
@@ -45,13 +46,13 @@ class BackOff:
     parts: int = 1
     every: int | None = None
 
-    def split(self, batches: Sequence[Sequence[str]]) -> list[list[str]]:
+    def split(self, batches: Sequence[Sequence[Item]]) -> list[list[Item]]:
         """Cut every micro-batch into its parts, as equal as can be, in order."""
         found = []
-        for ids in batches:
-            parts = min(self.parts, len(ids))
-            edges = [len(ids) * part // parts for part in range(parts + 1)]
-            found += [list(ids[start:end]) for start, end in pairwise(edges)]
+        for batch in batches:
+            parts = min(self.parts, len(batch))
+            edges = [len(batch) * part // parts for part in range(parts + 1)]
+            found += [list(batch[start:end]) for start, end in pairwise(edges)]
         return found
 
     def further(self, step: int) -> None:

@@ -10,7 +10,7 @@ LINE_EVERY_S = 10
 
 
 class Progress:
-    """Shows step, loss, rate and time left from `first_step` to `last_step`."""
+    """Shows step, loss, learning rate, steps a second and time left from `first_step` to `last_step`."""
 
     def __init__(self, first_step: int, last_step: int) -> None:
         self.first_step, self.last_step = first_step, last_step
@@ -24,10 +24,10 @@ class Progress:
             self.bar = tqdm(initial=self.first_step, total=self.last_step, unit="step", desc="training")
         return self
 
-    def show(self, step: int, loss: float) -> None:
+    def show(self, step: int, loss: float, learning_rate: float) -> None:
         """Note a completed step."""
         if self.bar is not None:
-            self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+            self.bar.set_postfix(loss=f"{loss:.4f}", lr=f"{learning_rate:.2e}", refresh=False)
             self.bar.update()
             return
         now_s = time.monotonic()
@@ -37,7 +37,7 @@ class Progress:
         rate = (step - self.first_step) / max(1e-9, now_s - self.started_s)
         left_s = (self.last_step - step) / rate
         print(
-            f"step {step}/{self.last_step}  loss {loss:.4f}  {rate:.2f} steps/s  {left_s:.0f} s left",
+            f"step {step}/{self.last_step}  loss {loss:.4f}  learning rate {learning_rate:.2e}  {rate:.2f} steps/s  {left_s:.0f} s left",
             file=sys.stderr,
             flush=True,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,16 @@ from likeness.training.adapter import add_adapter, load_weights
 from likeness.training.data import TrainingData, load_samples
 from likeness.training.ema import Ema
 from likeness.training.files import save_weights, starting_weights, verify_weights
+from likeness.training.frozen import quantise
 from likeness.training.loop import Training, train
 from likeness.training.optimizers import make_optimizer, weights_to_save
 from likeness.training.progress import Progress
 from likeness.training.records import TrainingFolder
+from likeness.training.self_test import exchange_checked
 from likeness.training.shape import group_modules, predict_file_bytes, shape_adapter
+from likeness.training.speed import load_transformer, load_vae, speed_up
 from likeness.training.state import pack_state, unpack_state
+from likeness.training.team import ALONE, Team
 
 STATE_EVERY_S = 600
 """A resume state is also saved after so many seconds: large models take long to a checkpoint. It changes no result."""
@@ -39,28 +43,38 @@ def run_training(
     start: Path | None,
     missing: Sequence[int],
     key: str,
+    team: Team = ALONE,
 ) -> int:
-    """Train until the last missing checkpoint is saved; returns the number of optimizer steps computed."""
+    """Train until the last missing checkpoint is saved; returns the number of optimizer steps computed.
+
+    Of several processes (`team`) each calls this, and the first one alone saves and reports.
+    """
     make_deterministic()
     torch.set_num_threads(settings.cpu_threads)
     data = load_samples(rows, settings, folder.store, base.device)
     training = prepare(base, settings, data, start)
-    warn_of_short_batches(training)
+    training.team = team
     save = saver(folder, base, training, key)
     record = folder.last_state(up_to=min(missing))
     if record is not None:
         state = folder.state_path(record.step).read_bytes()
         unpack_state(state, record.scalars, training.weights, training.optimizer, ema_of(training))
         training.step, training.log = record.step, list(record.log)
-    first_step, last_step = training.step, max(missing)
+    team.wait()
+    first_step, last_step, wanted = training.step, max(missing), set(missing)
+    if not team.is_first:
+        train(training, last_step, lambda now: check_equal(now, wanted))
+        return last_step - first_step
+    warn_of_short_batches(training)
     print_start(training, base.layout, first_step, last_step)
-    wanted, saved_at = set(missing), [time.monotonic()]
+    saved_at = [time.monotonic()]
     if first_step in wanted:
         save(training, True)
     with Progress(first_step, last_step) as progress:
 
         def on_step(now: Training) -> None:
-            progress.show(now.step, now.log[-1].loss)
+            progress.show(now.step, now.log[-1].loss, now.log[-1].learning_rate)
+            check_equal(now, wanted)
             overdue = time.monotonic() - saved_at[0] > STATE_EVERY_S
             if now.step in wanted or overdue:
                 save(now, now.step in wanted)
@@ -70,9 +84,18 @@ def run_training(
     return last_step - first_step
 
 
+def check_equal(training: Training, wanted: Collection[int]) -> None:
+    """Before a checkpoint, make sure that all processes hold the same adapter."""
+    if training.step in wanted:
+        training.team.check_equal(training.weights.values(), training.step)
+
+
 def prepare(base: BaseModel, settings: TrainingSettings, data: TrainingData, start: Path | None) -> Training:
-    """Add the adapter to the transformer, load the weights it starts from, and make a fresh optimizer."""
-    transformer = base.transformer
+    """Add the adapter to the transformer, load the weights it starts from, and make a fresh optimizer.
+
+    A base that is stored in 8 bits is brought to them here, and checked; UserError where it corrupts gradients.
+    """
+    transformer = load_transformer(base, settings)
     weights = add_adapter(transformer, settings, base.layout)
     if start is not None:
         found = starting_weights(start, settings, base.layout)
@@ -80,8 +103,13 @@ def prepare(base: BaseModel, settings: TrainingSettings, data: TrainingData, sta
     optimizer = make_optimizer(weights.values(), settings.optimizer)
     config = base.config_of("scheduler", "scheduler_config.json")
     followers = [Ema(weights, settings.ema.decay)] if settings.ema.decay else []
-    vae = base.vae if settings.losses.identity else None
-    return Training(transformer, weights, optimizer, data, settings, config, base.layout, followers, vae)
+    vae = load_vae(base, settings) if settings.losses.identity else None
+    training = Training(transformer, weights, optimizer, data, settings, config, base.layout, followers, vae)
+    kind = settings.base_precision
+    if kind != "full":
+        exchange_checked(training, lambda: quantise(transformer, kind), kind)
+    speed_up(transformer, settings)
+    return training
 
 
 def ema_of(training: Training) -> Ema | None:

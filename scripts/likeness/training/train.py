@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from likeness.config.losses import LossesSettings
-from likeness.config.training import AUTO_FLOOR, TrainingSettings, TrainStage
+from likeness.config.training import AUTO_FLOOR, ONLY_SPEED, TrainingSettings, TrainStage
 from likeness.errors import UserError
 from likeness.klein.load import check_trainable
 from likeness.locks import writing
@@ -25,14 +25,15 @@ from likeness.tables import ENCODED, LOG, MANIFEST, read_rows, write_table
 from likeness.training.base import open_base
 from likeness.training.held_out import held_out_losses
 from likeness.training.records import LogRow, TrainingFolder, open_folder
+from likeness.training.views import is_plain, is_read
 
 VERSION = 2
 STEPS = "training-steps"
 """What a training counts as its items: optimizer steps."""
 
 logger = logging.getLogger(__name__)
-WITHOUT_EFFECT = ("save_every", "held_out_sigmas", "buckets", "allow_distilled", "alpha")
-"""Settings that change no bytes of a checkpoint, or count in another form."""
+WITHOUT_EFFECT = ("save_every", "held_out_sigmas", "buckets", "allow_distilled", "alpha", *ONLY_SPEED)
+"""Settings that change no bytes of a checkpoint or only its rounding, or count in another form."""
 CONTENT = (
     "sample_id",
     "latents_sha256",
@@ -73,8 +74,9 @@ def train_lora(
     base = open_base(stage.base_model, offline=stage.offline)
     check_trainable(base, stage.training.allow_distilled)
     rows = rows_to_train(manifest, encoded, stage.training)
-    settings = stage.training.resolve_steps(len(rows))
-    print(steps_sum(stage.training, rows), flush=True)
+    samples = [row for row in rows if is_plain(row, stage.training)]
+    settings = stage.training.resolve_steps(len(samples))
+    print(steps_sum(stage.training, samples), flush=True)
     start = find_start(stage.init, previous, store)
     key = training_key(rows, settings, base.fingerprint, start)
     with writing(output_folder), open_folder(store, key) as folder:
@@ -85,31 +87,35 @@ def train_lora(
         computed = compute(folder, stage, settings, rows, start, missing, key) if missing else 0
         folder.finish()
         losses = measure_held_out(folder, stage, settings, encoded, base.fingerprint)
-        place_files(folder, settings, [row["sample_id"] for row in rows], losses, base.fingerprint, output_folder)
+        place_files(folder, settings, [row["sample_id"] for row in samples], losses, base.fingerprint, output_folder)
     return Outcome(computed, max(0, settings.fixed_steps - computed), 1 if missing else 0)
 
 
 def rows_to_train(manifest: Path, encoded: Path, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """The ENCODED rows of the training's resolution, sorted by sample id; UserError where they are not the manifest's."""
+    """The ENCODED rows of the training's views, sorted by sample id, the plain one first; UserError where they are not the
+    manifest's."""
     wanted = {row["sample_id"]: row["repeats"] for row in read_rows(manifest, MANIFEST)}
-    resolution_px = settings.buckets.resolution_px
     rows = [row for row in encoded_rows(encoded, settings) if not row["held_out"]]
+    plain = [row for row in rows if is_plain(row, settings)]
     if not wanted:
         raise UserError(
             f"{manifest}: the phase has no sample, so there is nothing to train. "
             "Loosen its `where` or the quality limits; decisions.parquet says why each photo was dropped."
         )
-    if {row["sample_id"]: row["repeats"] for row in rows} != wanted:
+    views = len(settings.all_resolutions_px) * (2 if settings.flip else 1)
+    if {row["sample_id"]: row["repeats"] for row in plain} != wanted or len(rows) != views * len(wanted):
         raise UserError(
-            f"{encoded}: it has {len(rows)} samples at resolution_px {resolution_px}, which are not the {len(wanted)} of {manifest}. "
-            "Delete it and run again; it is made anew from the store."
+            f"{encoded}: it has {len(plain)} samples at resolution_px {settings.buckets.resolution_px}, which are not the "
+            f"{len(wanted)} of {manifest}, or lacks further views of them. Delete it and run again; it is made anew from the store."
         )
-    return sorted(rows, key=lambda row: row["sample_id"])
+    return sorted(
+        rows, key=lambda row: (row["sample_id"], not is_plain(row, settings), row["resolution_px"], row["mirrored"])
+    )
 
 
 def encoded_rows(encoded: Path, settings: TrainingSettings) -> list[dict[str, Any]]:
-    """The ENCODED rows of the training's resolution, those held out included."""
-    return [row for row in read_rows(encoded, ENCODED) if row["resolution_px"] == settings.buckets.resolution_px]
+    """The ENCODED rows of all views that the training reads, those held out included."""
+    return [row for row in read_rows(encoded, ENCODED) if is_read(row, settings)]
 
 
 def steps_sum(asked: TrainingSettings, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -172,6 +178,7 @@ def training_key(
     read = [name for name in CONTENT if name not in left_out]
     read += ["class_embedding_sha256"] if settings.losses.output_preservation else []
     read += ["landmarks", "face_box"] if settings.losses.reads_faces else []
+    read += ["resolution_px", "mirrored"] if settings.flip or settings.resolutions_px else []
     if settings.losses.identity:
         values["losses"]["identity"]["model"] = model_digest(Path(settings.losses.identity.model.source))
     content = [{name: row[name] for name in read} for row in rows]
@@ -204,21 +211,26 @@ def compute(
     key: str,
 ) -> int:
     """Train from the last good state until no wanted checkpoint is missing; returns the number of steps computed."""
-    from likeness.training.run import run_training
-
     if settings.schedule.name != "constant" and not folder.checkpoints():
         print(
             f"training: from the start, since a {settings.schedule.name} schedule is drawn over all {settings.fixed_steps} steps"
         )
+    path = start.path if start else None
+    if settings.processes > 1:
+        from likeness.training.launch import launch
+
+        return launch(folder, stage, settings, rows, path, missing, key)
+    from likeness.training.run import run_training
+
     base = open_base(stage.base_model, offline=stage.offline, dtype=settings.precision, on_gpu=True)
-    return run_training(folder, base, settings, rows, start.path if start else None, missing, key)
+    return run_training(folder, base, settings, rows, path, missing, key)
 
 
 def measure_held_out(
     folder: TrainingFolder, stage: TrainStage, settings: TrainingSettings, encoded: Path, fingerprint: str
 ) -> dict[int, float]:
     """The held-out loss of the wanted checkpoints' evaluated files."""
-    rows = [row for row in encoded_rows(encoded, settings) if row["held_out"]]
+    rows = [row for row in encoded_rows(encoded, settings) if row["held_out"] and is_plain(row, settings)]
     rows.sort(key=lambda row: row["sample_id"])
     checkpoints = folder.checkpoints()
     files = {step: evaluated(checkpoints[step], settings) for step in wanted_steps(settings)}

@@ -28,6 +28,7 @@ from likeness.klein.family import token_px
 from likeness.klein.latents import denormalise, unpack, unpatchify
 from likeness.training.data import TrainingData
 from likeness.training.losses.objective import Seen
+from likeness.training.views import sample_of
 
 MARGIN_TOKENS = 2
 """Tokens decoded around the face: what the decoder's convolutions see beyond the pixels that are read."""
@@ -156,7 +157,7 @@ def make_identity_loss(settings: IdentitySettings, data: TrainingData, vae: Any)
     recogniser = read_recogniser(Path(settings.model.source), data.device)
     step_px = token_px(dict(vae.config))
     faces, own = {}, {}
-    for sample_id, sample in sorted(data.samples.items()):
+    for sample_id, sample in sorted(data.views.items()):
         if sample.landmarks_52 is None:
             continue
         grid = sample.group[0]
@@ -170,18 +171,19 @@ def make_identity_loss(settings: IdentitySettings, data: TrainingData, vae: Any)
             "training.losses.identity: no sample has a face with landmarks. Use a face detector that gives landmarks, or "
             "switch the loss off."
         )
-    if len(faces) < len(data.samples):
+    if len(faces) < len(data.views):
         logger.warning("%d of %d samples have no face for the identity loss", *counts(faces, data))
     return IdentityLoss(settings, vae, recogniser, faces, targets_of(own, settings.target))
 
 
 def counts(faces: Mapping[str, Face], data: TrainingData) -> tuple[int, int]:
-    return len(data.samples) - len(faces), len(data.samples)
+    return sum(name not in faces for name in data.samples), len(data.samples)
 
 
 def targets_of(own: Mapping[str, torch.Tensor], target: str) -> dict[str, torch.Tensor]:
-    """The embedding that each sample is drawn to: its own, or the mean of all others (its own where there is one face)."""
-    if target == "own" or len(own) == 1:
+    """The embedding that each view is drawn to: its own, or the mean of all other photos' (its own where there is one face)."""
+    plain = {name: one_D for name, one_D in own.items() if name == sample_of(name)}
+    if target == "own" or len(plain) == 1:
         return dict(own)
-    total_D = torch.stack(list(own.values())).sum(dim=0)
-    return {sample_id: normalize(total_D - one_D, dim=0) for sample_id, one_D in own.items()}
+    total_D = torch.stack(list(plain.values())).sum(dim=0)
+    return {name: normalize(total_D - plain[sample_of(name)], dim=0) for name in own}

@@ -1,0 +1,206 @@
+"""The frozen base's matrices, stored otherwise than they are computed with: in 8 bits, or in main memory.
+
+A frozen matrix needs no gradient of its own, only to pass one on to its input, so the backward pass restores it anew
+instead of keeping a restored copy, and memory holds the stored form alone. One scale a row of outputs is folded into the
+output (forward) and into its gradient (backward): what is stored in 8 bits is exactly what is computed with, and scales
+are rounded to the type of the computation before anything is stored with them.
+
+Axes: M tokens, I inputs, O outputs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import ScalingType, linear, scaled_mm
+
+from likeness.klein.family import DOUBLE_MODULES, SINGLE_MODULES
+
+FLOAT8 = torch.float8_e4m3fn
+LARGEST = {FLOAT8: 448.0, torch.int8: 127.0}
+ALIGNED = 16
+"""Sides of matrices that are multiplied in 8 bits are multiples of this."""
+
+
+class FrozenLinear(nn.Linear):
+    """A linear layer without gradient for its weight, which is stored in a form of its own; peft wraps it as any other."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = layer.in_features, layer.out_features
+        self.bias = layer.bias
+
+    @property
+    def weight(self) -> torch.Tensor:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The matrix (O, I) as it is computed with; made anew at every look."""
+        raise NotImplementedError
+
+
+class InMainMemory(FrozenLinear):
+    """The matrix as it is, in main memory, copied to the device of its input whenever it is used."""
+
+    def __init__(self, layer: nn.Linear, device: torch.device) -> None:
+        super().__init__(layer)
+        matrix_OI = layer.weight.detach().to("cpu")
+        self.matrix_OI = matrix_OI.pin_memory() if torch.cuda.is_available() else matrix_OI
+        self.device = device
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.matrix_OI.to(self.device, non_blocking=True)
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return _Copied.apply(input, self.matrix_OI, self.bias)  # pyright: ignore[reportReturnType]
+
+
+class In8Bits(FrozenLinear):
+    """The matrix in float8 or int8 with a scale a row, turned into the type of its input whenever it is used."""
+
+    def __init__(self, layer: nn.Linear, matrix_OI: torch.Tensor, stored: torch.dtype) -> None:
+        super().__init__(layer)
+        scale_O1 = row_scales(matrix_OI, stored)
+        self.register_buffer("values_OI", stored_values(matrix_OI, scale_O1, stored), persistent=False)
+        self.register_buffer("scale_O", scale_O1[:, 0].contiguous(), persistent=False)
+
+    @property
+    def weight(self) -> torch.Tensor:
+        return self.values_OI.to(self.scale_O.dtype) * self.scale_O[:, None]  # pyright: ignore
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return _Restored.apply(input, self.values_OI, self.scale_O, self.bias)  # pyright: ignore[reportReturnType]
+
+
+class MultipliedIn8Bits(In8Bits):
+    """The matrix in float8, and its inputs and the gradients too: what a GPU from Ada or Hopper on multiplies twice as fast."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return _Multiplied.apply(input, self.values_OI, self.scale_O, self.bias)  # pyright: ignore[reportReturnType]
+
+
+def row_scales(matrix_OI: torch.Tensor, stored: torch.dtype) -> torch.Tensor:
+    """The scale of every row, (O, 1), in the matrix's type; never so small that a value would not fit."""
+    largest_O1 = matrix_OI.detach().abs().amax(dim=1, keepdim=True).float()
+    exact_O1 = (largest_O1 / LARGEST[stored]).clamp(min=torch.finfo(torch.float32).tiny)
+    scale_O1 = exact_O1.to(matrix_OI.dtype)
+    step = torch.finfo(matrix_OI.dtype).eps
+    return torch.where(scale_O1.float() < exact_O1, scale_O1 * (1 + step), scale_O1)
+
+
+def stored_values(matrix_OI: torch.Tensor, scale_O1: torch.Tensor, stored: torch.dtype) -> torch.Tensor:
+    """A matrix over its scales in 8 bits, rounded to the nearest."""
+    values_OI = matrix_OI.detach().float() / scale_O1.float()
+    if not stored.is_floating_point:
+        values_OI = values_OI.round()
+    return values_OI.clamp(-LARGEST[stored], LARGEST[stored]).to(stored)
+
+
+class _Copied(torch.autograd.Function):
+    """The product with a matrix that lies elsewhere; it is copied in both passes and kept in neither."""
+
+    @staticmethod
+    def forward(ctx: Any, input_MI: torch.Tensor, matrix_OI: torch.Tensor, bias_O: torch.Tensor | None) -> torch.Tensor:
+        ctx.matrix_OI = matrix_OI
+        return linear(input_MI, matrix_OI.to(input_MI.device, non_blocking=True), bias_O)
+
+    @staticmethod
+    def backward(ctx: Any, gradient_MO: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradient_MO @ ctx.matrix_OI.to(gradient_MO.device, non_blocking=True), None, None
+
+
+class _Restored(torch.autograd.Function):
+    """The product with a matrix in 8 bits, computed in the type of the input."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input_MI: torch.Tensor, values_OI: torch.Tensor, scale_O: torch.Tensor, bias_O: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.save_for_backward(values_OI, scale_O)
+        output_MO = linear(input_MI, values_OI.to(input_MI.dtype)) * scale_O
+        return output_MO if bias_O is None else output_MO + bias_O
+
+    @staticmethod
+    def backward(ctx: Any, gradient_MO: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values_OI, scale_O = ctx.saved_tensors
+        return (gradient_MO * scale_O) @ values_OI.to(gradient_MO.dtype), None, None, None
+
+
+class _Multiplied(torch.autograd.Function):
+    """The product of a matrix and an input that are both in float8, and likewise for the gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, input_MI: torch.Tensor, values_OI: torch.Tensor, scale_O: torch.Tensor, bias_O: torch.Tensor | None
+    ) -> torch.Tensor:
+        ctx.save_for_backward(values_OI, scale_O)
+        output_MO = product(input_MI, values_OI.t(), scale_O)
+        return output_MO if bias_O is None else output_MO + bias_O
+
+    @staticmethod
+    def backward(ctx: Any, gradient_MO: torch.Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values_OI, scale_O = ctx.saved_tensors
+        # The rows' scales are summed over here, so they go into the gradient before it is brought to 8 bits.
+        by_column_OI = values_OI.t().contiguous().t()
+        return product(gradient_MO * scale_O, by_column_OI, torch.ones_like(by_column_OI[0], dtype=torch.float32)), *[
+            None
+        ] * 3
+
+
+def product(left: torch.Tensor, right_IO: torch.Tensor, scale_O: torch.Tensor) -> torch.Tensor:
+    """`left` (…, I), brought to float8 row by row, times `right_IO` in float8 (by columns) with a scale a column."""
+    left_MI = left.reshape(-1, left.shape[-1])
+    scale_M1 = row_scales(left_MI.float(), FLOAT8)
+    output_MO = scaled_mm(
+        stored_values(left_MI, scale_M1, FLOAT8),
+        right_IO,
+        scale_M1,
+        ScalingType.RowWise,
+        scale_O.float()[None, :],
+        ScalingType.RowWise,
+        output_dtype=left.dtype,
+    )
+    return output_MO.view(*left.shape[:-1], output_MO.shape[-1])
+
+
+def block_linears(transformer: nn.Module) -> dict[str, nn.Linear]:
+    """The linear layers of the blocks by name, where nearly all weights are, bare or within an adapter."""
+    endings = tuple(f".{ending}" for ending in (*DOUBLE_MODULES, *SINGLE_MODULES))
+    found = {}
+    for name, module in transformer.named_modules():
+        layer = getattr(module, "base_layer", module)
+        if "transformer_blocks." in name and name.endswith(endings) and isinstance(layer, nn.Linear):
+            found[name] = layer
+    return found
+
+
+def put_layer(transformer: nn.Module, name: str, layer: nn.Linear) -> None:
+    """Exchange a linear layer, within an adapter where it has one."""
+    module = transformer.get_submodule(name)
+    if hasattr(module, "base_layer"):
+        module.base_layer = layer
+        return
+    parent, _, last = name.rpartition(".")
+    owner = transformer.get_submodule(parent)
+    if isinstance(owner, nn.ModuleList | nn.Sequential):
+        owner[int(last)] = layer
+    else:
+        setattr(owner, last, layer)
+
+
+def hold_in_main_memory(transformer: nn.Module, device: torch.device) -> None:
+    """Leave the blocks' matrices in main memory, and put all else on the device."""
+    for name, layer in block_linears(transformer).items():
+        put_layer(transformer, name, InMainMemory(layer, device))
+    transformer.to(device)
+
+
+KINDS = {"int8": (In8Bits, torch.int8), "fp8": (In8Bits, FLOAT8), "fp8_matmul": (MultipliedIn8Bits, FLOAT8)}
+
+
+def quantise(transformer: nn.Module, kind: str) -> None:
+    """Bring the blocks' matrices to 8 bits, one after the other; sides that do not fit the arithmetic are only stored so."""
+    layer_class, stored = KINDS[kind]
+    for name, layer in block_linears(transformer).items():
+        aligned = layer.in_features % ALIGNED == 0 and layer.out_features % ALIGNED == 0
+        put_layer(transformer, name, (layer_class if aligned else In8Bits)(layer, layer.weight, stored))

@@ -1,0 +1,69 @@
+"""What only makes a step faster or smaller: compiled blocks, the kernel of the attention, parts that wait in main memory.
+
+None of it changes a result by more than the order of a sum, as another GPU would.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+
+from likeness.config.training import TrainingSettings
+from likeness.errors import UserError
+from likeness.klein.load import BaseModel
+from likeness.training.frozen import hold_in_main_memory
+
+ATTENTION = {
+    "cudnn": "_native_cudnn",
+    "flash": "_native_flash",
+    "efficient": "_native_efficient",
+    "math": "_native_math",
+    "flash_3": "_flash_3",
+}
+"""The kernels by what diffusers calls them; `native` lets torch choose."""
+
+MOST_SHAPES = 64
+"""Compiled versions of one block that are kept: one a bucket, with and without the adapter."""
+
+
+def load_transformer(base: BaseModel, settings: TrainingSettings) -> Any:
+    """The frozen transformer on the base's device, or with its large matrices still in main memory.
+
+    They stay there where they are only stored in 8 bits afterwards: the whole is never on the device.
+    """
+    if settings.base_precision == "full" and "base" not in settings.offload:
+        return base.transformer
+    elsewhere = copy.copy(base)
+    elsewhere.__dict__.pop("transformer", None)
+    elsewhere.device_name = "cpu"
+    transformer = elsewhere.transformer
+    hold_in_main_memory(transformer, base.device)
+    return transformer
+
+
+def load_vae(base: BaseModel, settings: TrainingSettings) -> Any:
+    """The VAE on the base's device; where it is offloaded, its decoder comes there layer by layer when it is used."""
+    vae = base.vae
+    if "vae" in settings.offload:
+        from accelerate import cpu_offload
+
+        cpu_offload(vae.decoder, execution_device=base.device)
+    return vae
+
+
+def speed_up(transformer: nn.Module, settings: TrainingSettings) -> None:
+    """Choose the attention's kernel, then compile the blocks; UserError where this machine has no such kernel."""
+    if settings.attention != "native":
+        try:
+            transformer.set_attention_backend(ATTENTION[settings.attention])  # pyright: ignore
+        except (ImportError, RuntimeError, ValueError) as error:
+            raise UserError(
+                f"training.attention: {settings.attention} does not work here ({error}). Set native."
+            ) from error
+    if settings.compile:
+        import torch
+
+        torch._dynamo.config.recompile_limit = max(MOST_SHAPES, torch._dynamo.config.recompile_limit)
+        transformer.compile_repeated_blocks()  # pyright: ignore[reportCallIssue]
