@@ -237,7 +237,7 @@ class Plan(ProjectFiles):
             class_captions=with_class,
             trigger=subject.trigger if with_class else "",
             class_word=subject.class_word if with_class else "",
-            prompts=tuple(dict.fromkeys(prompt for one in chosen for prompt in one.losses.prompts)),
+            prompts=tuple(dict.fromkeys(prompt for one in chosen for prompt in one.prompts)),
             offline=self.project.offline,
             cpu_threads=self.project.cpu_threads,
         )

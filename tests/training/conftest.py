@@ -74,6 +74,7 @@ class World:
             "precision": "float32",
             "buckets": BUCKETS,
             "caption_dropout": 0.2,
+            "tensorboard": False,
             "masked_loss": {"kind": self.mask_kind, "unmasked_weight": 0.1},
         }
         training = TrainingSettings.model_validate(values | changes)

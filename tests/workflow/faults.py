@@ -24,6 +24,8 @@ from likeness.store import sha256_of_file
 T = TypeVar("T")
 NOT_RESULTS = (".logs", ".benchmarks", ".store/fingerprints.json")
 """How runs went: logs and times, which differ between equal runs, and the cache of model hashes, which holds file times."""
+CURVES = "tensorboard"
+"""Folders of curves over time."""
 
 
 def snapshot(folder: Path) -> dict[str, str]:
@@ -32,7 +34,9 @@ def snapshot(folder: Path) -> dict[str, str]:
     return {
         path.relative_to(results).as_posix(): sha256_of_file(path)
         for path in sorted(results.rglob("*"))
-        if path.is_file() and not path.relative_to(results).as_posix().startswith(NOT_RESULTS)
+        if path.is_file()
+        and not path.relative_to(results).as_posix().startswith(NOT_RESULTS)
+        and path.parent.name != CURVES
     }
 
 

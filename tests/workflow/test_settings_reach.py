@@ -47,6 +47,7 @@ subjects:
     training:
       adapter: {orthogonal: {concept: 1}}
       masked_loss: {kind: person}
+      samples: {prompts: [a person]}
       losses:
         output_preservation: {}
         masked_prior: {}
@@ -215,6 +216,7 @@ READ_BY: dict[str, set[str]] = {
     "training.buckets": {*TRAINING, "encode_samples", *SCORES},
     "training.masked_loss.kind": {*TRAINING, "decide_phases", "encode_samples"},
     "training.held_out_sigmas": {*TRAINING, "encode_samples"},
+    "training.samples.prompts": {*TRAINING, "encode_samples"},
     "training.flip": {*TRAINING, "encode_samples"},
     "training.resolutions_px": {*TRAINING, "encode_samples"},
     "training.masked_loss.unmasked_weight": {*TRAINING, "encode_samples"},

@@ -14,6 +14,9 @@ from likeness.config.masks import MaskKind
 OptimizerName = Literal["adamw", "adamw8bit", "adamw_kahan", "adafactor", "prodigy", "schedulefree"]
 
 
+ONLY_WATCHED = ("tensorboard", "samples")
+"""Settings of what is shown of a training while it runs."""
+
 ONLY_SPEED = ("gradient_checkpointing", "checkpoint_every", "processes", "offload", "compile", "attention")
 """Settings that change speed and memory and no more of a result than another machine would: the order of sums."""
 
@@ -119,6 +122,19 @@ class BucketSettings(Settings):
     )
 
 
+class SampleSettings(Settings):
+    """Pictures drawn at every checkpoint while training goes on, for a person to look at; evaluation draws its own."""
+
+    prompts: tuple[str, ...] = Field(
+        min_length=1, max_length=16, description="Prompts, as they are, such as `j4ne in a garden`."
+    )
+    steps: int = Field(default=20, ge=1, le=200, description="Sampling steps of each picture.")
+    guidance: float = Field(default=4.0, ge=1, le=20, description="Strength of guidance; off for a distilled base.")
+    seed: int = Field(
+        default=0, ge=0, description="From which the starting noise follows, the same at every checkpoint."
+    )
+
+
 Steps = Annotated[int, Field(ge=1)] | Literal["auto"]
 
 
@@ -181,6 +197,12 @@ class TrainingSettings(Settings):
         description="Noise levels at which the loss of the held-out samples is measured at every checkpoint; 0: not at all. "
         "8 tell enough; a changed held-out photo then starts encoding and training jobs too, which train nothing.",
     )
+    samples: SampleSettings | None = Field(
+        default=None, description="Pictures drawn at every checkpoint while training goes on; null draws none."
+    )
+    tensorboard: bool = Field(
+        default=True, description="Write TensorBoard's files beside the checkpoints: losses, rates, times."
+    )
     save_every: int = Field(default=250, ge=1, description="A checkpoint every so many steps, and at the last.")
     seed: int = Field(default=42, ge=0, description="From which all noise, order and dropout follow.")
     precision: Literal["float32", "bfloat16"] = Field(
@@ -228,6 +250,11 @@ class TrainingSettings(Settings):
         description="Processes of one machine, each on its own GPU, that share the micro-batches of a step; at most "
         "gradient_accumulation. It changes speed only.",
     )
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """Prompts that are encoded beside the captions: those of the losses, and those that are drawn."""
+        return (*self.losses.prompts, *(self.samples.prompts if self.samples else ()))
 
     @property
     def resolved_alpha(self) -> float:

@@ -53,6 +53,7 @@ DIFFSYNTH_STUDIO = Trainer(
         "sigma.shift": missing(FIXED_SIGMAS, implied="linear"),
         "masked_loss.kind": missing("DiffSynth-Studio takes no masks; it learns the whole picture", implied=None),
         "masked_loss.unmasked_weight": missing("DiffSynth-Studio takes no masks", implied=0.1),
+        "masked_loss.inverted": missing("DiffSynth-Studio takes no masks", implied=False),
         "caption_dropout": missing("DiffSynth-Studio cannot drop captions", implied=0.0),
         "max_grad_norm": missing("DiffSynth-Studio does not clip gradients"),
         "buckets.resolution_px": key("max_pixels"),

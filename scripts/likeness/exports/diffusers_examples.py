@@ -75,6 +75,7 @@ DIFFUSERS = Trainer(
         "sigma.shift": missing("the diffusers example does not shift", implied="linear"),
         "masked_loss.kind": missing("the diffusers example takes no masks; it learns the whole picture", implied=None),
         "masked_loss.unmasked_weight": missing("the diffusers example takes no masks", implied=0.1),
+        "masked_loss.inverted": missing("the diffusers example takes no masks", implied=False),
         "caption_dropout": key("caption_dropout"),
         "max_grad_norm": key("max_grad_norm"),
         "buckets.resolution_px": key("aspect_ratio_buckets"),

@@ -67,6 +67,7 @@ MUSUBI_TUNER = Trainer(
         "sigma.shift": key("timestep_sampling", "discrete_flow_shift"),
         "masked_loss.kind": missing("musubi-tuner takes no masks; it learns the whole picture", implied=None),
         "masked_loss.unmasked_weight": missing("musubi-tuner takes no masks", implied=0.1),
+        "masked_loss.inverted": missing("musubi-tuner takes no masks", implied=False),
         "caption_dropout": missing("musubi-tuner cannot drop captions", implied=0.0),
         "max_grad_norm": key("max_grad_norm"),
         "buckets.resolution_px": key("resolution"),

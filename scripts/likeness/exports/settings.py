@@ -150,6 +150,7 @@ DEFAULTS: Mapping[str, Any] = dict(leaves(TrainingSettings.model_validate({})))
 NATIVE_PREFIXES = (
     *("losses.", "ema.", "adapter.", "adapter_", "checkpoint_every", "held_out_sigmas", "noise_offset"),
     *("flip", "resolutions_px", "processes", "base_precision", "offload", "compile", "attention"),
+    *("tensorboard", "samples"),
 )
 NATIVE = frozenset(
     name

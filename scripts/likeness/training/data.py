@@ -84,14 +84,15 @@ class Batch:
 
 @dataclass
 class TrainingData:
-    """All samples of a training by id, the embedding of the empty caption, those of the losses' own prompts, and the other
-    views of samples by name."""
+    """All samples of a training by id, the embedding of the empty caption, those of the losses' own prompts, the other
+    views of samples by name, and the embeddings of the prompts that are drawn at checkpoints."""
 
     samples: dict[str, Sample]
     empty_TD: torch.Tensor
     device: torch.device
     prompts: tuple[torch.Tensor, ...] = ()
     other_views: dict[str, Sample] = field(default_factory=dict)
+    shown_prompts: tuple[torch.Tensor, ...] = ()
     _ids: dict[Group, tuple[torch.Tensor, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def planned(self) -> list[PlannedSample]:
@@ -155,20 +156,23 @@ def load_samples(
     hashes += [row["weight_sha256"] for row in rows if masked and row["weight_sha256"]]
     hashes += [row["class_embedding_sha256"] for row in rows if settings.losses.output_preservation]
     encoded = dict(zip(rows[0]["prompts"] or [], rows[0]["prompt_embedding_sha256s"] or [], strict=True))
-    if None in hashes or not set(settings.losses.prompts) <= set(encoded):
+    if None in hashes or not set(settings.prompts) <= set(encoded):
         raise UserError(
-            "the encoded table lacks prompts that the losses read. Delete it and run again; it is made anew."
+            "the encoded table lacks prompts that the training reads. Delete it and run again; it is made anew."
         )
-    prompts = [encoded[prompt] for prompt in settings.losses.prompts]
+    prompts = [encoded[prompt] for prompt in settings.prompts]
     tensors = read_tensors(store, [*hashes, *prompts])
     views = {name_of_row(row, settings): make_sample(row, tensors, settings) for row in rows}
     samples = {name: one for name, one in views.items() if name == one.sample_id}
     unmasked = {row["sample_id"] for row in rows if masked and not row["weight_sha256"]}
     if unmasked:
         logger.warning("%d of %d samples have no mask; their whole picture is learned", len(unmasked), len(samples))
-    own = tuple(tensors[sha256] for sha256 in prompts)
+    embedded = [tensors[sha256] for sha256 in prompts]
+    own, shown = (
+        tuple(one) for one in (embedded[: len(settings.losses.prompts)], embedded[len(settings.losses.prompts) :])
+    )
     others = {name: one for name, one in views.items() if name not in samples}
-    return TrainingData(samples, tensors[rows[0]["empty_embedding_sha256"]], device, own, others)
+    return TrainingData(samples, tensors[rows[0]["empty_embedding_sha256"]], device, own, others, shown)
 
 
 def make_sample(row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], settings: TrainingSettings) -> Sample:

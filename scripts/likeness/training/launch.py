@@ -35,6 +35,7 @@ def launch(
     start: Path | None,
     missing: Sequence[int],
     key: str,
+    watched: Path,
 ) -> int:
     """Train in `settings.processes` processes on this machine; returns the number of optimizer steps computed.
 
@@ -49,6 +50,7 @@ def launch(
         "start": str(start) if start else None,
         "missing": list(missing),
         "key": key,
+        "watched": str(watched.resolve()),
         "store": str(folder.store.root.resolve()),
         "folder": str(folder.folder.resolve()),
     }

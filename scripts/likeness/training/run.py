@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from likeness.config.training import TrainingSettings
 from likeness.klein.family import Layout
 from likeness.klein.load import BaseModel
 from likeness.training.adapter import add_adapter, load_weights
+from likeness.training.board import FOLDER as BOARD_FOLDER
+from likeness.training.board import Board
 from likeness.training.data import TrainingData, load_samples
 from likeness.training.ema import Ema
 from likeness.training.files import save_weights, starting_weights, verify_weights
@@ -43,11 +46,13 @@ def run_training(
     start: Path | None,
     missing: Sequence[int],
     key: str,
+    watched: Path | None = None,
     team: Team = ALONE,
 ) -> int:
     """Train until the last missing checkpoint is saved; returns the number of optimizer steps computed.
 
-    Of several processes (`team`) each calls this, and the first one alone saves and reports.
+    TensorBoard's files and pictures go below the folder `watched`. Of several processes (`team`) each calls this, and the
+    first one alone saves and reports.
     """
     make_deterministic()
     torch.set_num_threads(settings.cpu_threads)
@@ -67,13 +72,13 @@ def run_training(
         return last_step - first_step
     warn_of_short_batches(training)
     print_start(training, base.layout, first_step, last_step)
-    saved_at = [time.monotonic()]
     if first_step in wanted:
         save(training, True)
-    with Progress(first_step, last_step) as progress:
+    with watching(watched, training, base, last_step) as watch:
+        saved_at = [time.monotonic()]
 
         def on_step(now: Training) -> None:
-            progress.show(now.step, now.log[-1].loss, now.log[-1].learning_rate)
+            watch(now, now.step in wanted)
             check_equal(now, wanted)
             overdue = time.monotonic() - saved_at[0] > STATE_EVERY_S
             if now.step in wanted or overdue:
@@ -82,6 +87,27 @@ def run_training(
 
         train(training, last_step, on_step)
     return last_step - first_step
+
+
+@contextlib.contextmanager
+def watching(
+    folder: Path | None, training: Training, base: BaseModel, last_step: int
+) -> Iterator[Callable[[Training, bool], None]]:
+    """Give the function that shows a step: on the terminal, to TensorBoard, and at checkpoints as pictures."""
+    settings = training.settings
+    board = Board(folder / BOARD_FOLDER if folder and settings.tensorboard else None, training.step)
+    with contextlib.closing(board), Progress(training.step, last_step) as progress:
+
+        def watch(now: Training, at_checkpoint: bool) -> None:
+            row = now.log[-1]
+            progress.show(now.step, row.loss, row.learning_rate)
+            board.show(now.step, row)
+            if at_checkpoint and settings.samples and folder:
+                from likeness.training.preview import FOLDER, draw_samples_of
+
+                draw_samples_of(now, base, settings.samples, folder / FOLDER, board)
+
+        yield watch
 
 
 def check_equal(training: Training, wanted: Collection[int]) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from likeness.config.losses import LossesSettings
-from likeness.config.training import AUTO_FLOOR, ONLY_SPEED, TrainingSettings, TrainStage
+from likeness.config.training import AUTO_FLOOR, ONLY_SPEED, ONLY_WATCHED, TrainingSettings, TrainStage
 from likeness.errors import UserError
 from likeness.klein.load import check_trainable
 from likeness.locks import writing
@@ -32,7 +32,11 @@ STEPS = "training-steps"
 """What a training counts as its items: optimizer steps."""
 
 logger = logging.getLogger(__name__)
-WITHOUT_EFFECT = ("save_every", "held_out_sigmas", "buckets", "allow_distilled", "alpha", *ONLY_SPEED)
+WITHOUT_EFFECT = (
+    *("save_every", "held_out_sigmas", "buckets", "allow_distilled", "alpha"),
+    *ONLY_SPEED,
+    *ONLY_WATCHED,
+)
 """Settings that change no bytes of a checkpoint or only its rounding, or count in another form."""
 CONTENT = (
     "sample_id",
@@ -84,7 +88,7 @@ def train_lora(
         missing = missing_steps(folder, settings)
         if missing:
             folder.go_on()
-        computed = compute(folder, stage, settings, rows, start, missing, key) if missing else 0
+        computed = compute(folder, stage, settings, rows, start, missing, key, output_folder) if missing else 0
         folder.finish()
         losses = measure_held_out(folder, stage, settings, encoded, base.fingerprint)
         place_files(folder, settings, [row["sample_id"] for row in samples], losses, base.fingerprint, output_folder)
@@ -209,8 +213,12 @@ def compute(
     start: Start | None,
     missing: Sequence[int],
     key: str,
+    watched: Path,
 ) -> int:
-    """Train from the last good state until no wanted checkpoint is missing; returns the number of steps computed."""
+    """Train from the last good state until no wanted checkpoint is missing; returns the number of steps computed.
+
+    What is shown of it meanwhile goes below the folder `watched`.
+    """
     if settings.schedule.name != "constant" and not folder.checkpoints():
         print(
             f"training: from the start, since a {settings.schedule.name} schedule is drawn over all {settings.fixed_steps} steps"
@@ -219,11 +227,11 @@ def compute(
     if settings.processes > 1:
         from likeness.training.launch import launch
 
-        return launch(folder, stage, settings, rows, path, missing, key)
+        return launch(folder, stage, settings, rows, path, missing, key, watched)
     from likeness.training.run import run_training
 
     base = open_base(stage.base_model, offline=stage.offline, dtype=settings.precision, on_gpu=True)
-    return run_training(folder, base, settings, rows, path, missing, key)
+    return run_training(folder, base, settings, rows, path, missing, key, watched)
 
 
 def measure_held_out(

@@ -30,7 +30,7 @@ def main(job: dict[str, Any]) -> None:
     base = open_base(stage.base_model, offline=stage.offline, dtype=settings.precision, device=str(state.device))
     start = Path(job["start"]) if job["start"] else None
     try:
-        run_training(folder, base, settings, job["rows"], start, job["missing"], job["key"], team)
+        run_training(folder, base, settings, job["rows"], start, job["missing"], job["key"], Path(job["watched"]), team)
     except (UserError, TransientError) as error:
         (folder.folder / f".workers-error-{team.rank}").write_text(str(error), encoding="utf-8")
         sys.exit(2)
