@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,9 @@ from likeness.training.frozen import (
     InMainMemory,
     MultipliedIn8Bits,
     block_linears,
+    check_kind,
     hold_in_main_memory,
+    linear_at,
     quantise,
     row_scales,
     stored_values,
@@ -121,7 +124,7 @@ def test_only_sides_that_fit_are_multiplied_in_eight_bits():
     transformer = tiny_transformer()
     transformer.transformer_blocks[0].attn.to_q = nn.Linear(64, 40)
     quantise(transformer, "fp8_matmul")
-    kinds = {name: type(layer) for name, layer in block_linears(transformer).items()}
+    kinds = {name: type(linear_at(transformer, name)) for name in block_linears(transformer)}
     assert kinds.pop("transformer_blocks.0.attn.to_q") is In8Bits
     assert set(kinds.values()) == {MultipliedIn8Bits}
 
@@ -217,10 +220,10 @@ def test_the_probe_backs_off_like_a_step(monkeypatch, caplog):
 def test_a_base_that_waits_in_main_memory_changes_no_bit():
     plain, waiting = stored_training(), stored_training()
     hold_in_main_memory(waiting.transformer, torch.device("cpu"))
-    layers = block_linears(waiting.transformer)
-    assert layers and all(isinstance(layer, InMainMemory) for layer in layers.values())
+    layers = [linear_at(waiting.transformer, name) for name in block_linears(waiting.transformer)]
+    assert layers and all(isinstance(layer, InMainMemory) for layer in layers)
     held, whole = (sum(value.numel() for value in one.transformer.parameters()) for one in (waiting, plain))
-    assert whole - held == sum(layer.in_features * layer.out_features for layer in layers.values()) > 0.7 * whole
+    assert whole - held == sum(layer.in_features * layer.out_features for layer in layers) > 0.7 * whole
     run_steps(plain, 3)
     run_steps(waiting, 3)
     assert [row.loss for row in plain.log] == [row.loss for row in waiting.log]
@@ -259,3 +262,30 @@ def test_a_training_on_a_stored_base_has_its_own_name_and_an_offloaded_one_has_n
 def test_settings_that_do_not_go_together(photo_world, changes, match):
     with pytest.raises(ValueError, match=match):
         photo_world.train_stage(**changes)
+
+
+def test_the_true_matrices_are_let_go_one_by_one(monkeypatch):
+    """While a matrix is brought to 8 bits, those before it are gone: together they would not fit."""
+    transformer, alive = tiny_transformer(), []
+    matrices = [weakref.ref(linear_at(transformer, name).weight) for name in block_linears(transformer)]
+
+    class Counting(In8Bits):
+        def __init__(self, *arguments):
+            alive.append(sum(one() is not None for one in matrices))
+            super().__init__(*arguments)
+
+    monkeypatch.setitem(KINDS, "fp8", (Counting, FLOAT8))
+    quantise(transformer, "fp8")
+    count = len(matrices)
+    assert len(alive) == count and all(left <= count - place + 1 for place, left in enumerate(alive))
+
+
+@pytest.mark.parametrize(("capability", "refused"), [((8, 0), True), ((8, 9), False), ((9, 0), False)])
+def test_a_gpu_that_cannot_multiply_float8_is_told_before_anything_is_loaded(monkeypatch, capability, refused):
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    check_kind("fp8", torch.device("cuda"))
+    if not refused:
+        check_kind("fp8_matmul", torch.device("cuda"))
+        return
+    with pytest.raises(UserError, match=r"and this one has 8\.0\. Set fp8"):
+        check_kind("fp8_matmul", torch.device("cuda"))

@@ -23,7 +23,7 @@ from likeness.klein.family import KLEIN_4B, KLEIN_9B, MAX_TEXT_TOKENS, layout_of
 from likeness.training.adapter import add_adapter
 from likeness.training.data import Sample, TrainingData
 from likeness.training.flops import StepFlops, step_flops
-from likeness.training.frozen import FLOAT8, product, quantise, row_scales, stored_values
+from likeness.training.frozen import FIRST_WITH_FLOAT8, FLOAT8, check_kind, product, quantise, row_scales, stored_values
 from likeness.training.loop import Training, train
 from likeness.training.optimizers import make_optimizer
 from likeness.training.self_test import exchange_checked
@@ -152,7 +152,7 @@ def measure_peaks(device: torch.device, side: int | None = None, rounds: int = 1
     operations = 2 * side**3
     bf16 = operations / best_seconds(lambda: left @ right, device, rounds)
     fp8 = None
-    if device.type == "cpu" or torch.cuda.get_device_capability(device) >= (8, 9):
+    if device.type == "cpu" or torch.cuda.get_device_capability(device) >= FIRST_WITH_FLOAT8:
         scale = row_scales(right, FLOAT8)
         stored = stored_values(right, scale, FLOAT8)
         fp8 = operations / best_seconds(lambda: product(left, stored.t(), scale[:, 0]), device, rounds)
@@ -251,6 +251,7 @@ def build_training(case: Case, device: torch.device) -> Training:
     data = random_data(case, device)
     training = Training(transformer, weights, optimizer, data, settings, SCHEDULER, layout)
     if settings.base_precision != "full":
+        check_kind(settings.base_precision, device)
         exchange_checked(training, lambda: quantise(transformer, settings.base_precision), settings.base_precision)
     if case.identity:
         add_identity_loss(training, case)

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn.functional import ScalingType, linear, scaled_mm
 
+from likeness.errors import UserError
 from likeness.klein.family import DOUBLE_MODULES, SINGLE_MODULES
 
 FLOAT8 = torch.float8_e4m3fn
@@ -41,10 +42,11 @@ class FrozenLinear(nn.Linear):
 class InMainMemory(FrozenLinear):
     """The matrix as it is, in main memory, copied to the device of its input whenever it is used."""
 
-    def __init__(self, layer: nn.Linear, device: torch.device) -> None:
+    def __init__(self, layer: nn.Linear, device: torch.device, pinned: bool) -> None:
         super().__init__(layer)
         matrix_OI = layer.weight.detach().to("cpu")
-        self.matrix_OI = matrix_OI.pin_memory() if torch.cuda.is_available() else matrix_OI
+        # Pinned memory is copied while the GPU computes, but costs time to make.
+        self.matrix_OI = matrix_OI.pin_memory() if pinned and device.type == "cuda" else matrix_OI
         self.device = device
 
     @property
@@ -151,6 +153,8 @@ def product(left: torch.Tensor, right_IO: torch.Tensor, scale_O: torch.Tensor) -
     """`left` (…, I), brought to float8 row by row, times `right_IO` in float8 (by columns) with a scale a column."""
     left_MI = left.reshape(-1, left.shape[-1])
     scale_M1 = row_scales(left_MI.float(), FLOAT8)
+    # GPUs give bfloat16 alone for scales by row.
+    output_dtype = torch.bfloat16 if left.is_cuda else left.dtype
     output_MO = scaled_mm(
         stored_values(left_MI, scale_M1, FLOAT8),
         right_IO,
@@ -158,49 +162,68 @@ def product(left: torch.Tensor, right_IO: torch.Tensor, scale_O: torch.Tensor) -
         ScalingType.RowWise,
         scale_O.float()[None, :],
         ScalingType.RowWise,
-        output_dtype=left.dtype,
+        output_dtype=output_dtype,
     )
-    return output_MO.view(*left.shape[:-1], output_MO.shape[-1])
+    return output_MO.to(left.dtype).view(*left.shape[:-1], output_MO.shape[-1])
 
 
-def block_linears(transformer: nn.Module) -> dict[str, nn.Linear]:
-    """The linear layers of the blocks by name, where nearly all weights are, bare or within an adapter."""
+def block_linears(transformer: nn.Module) -> list[str]:
+    """Names of the linear layers of the blocks, where nearly all weights are, bare or within an adapter."""
     endings = tuple(f".{ending}" for ending in (*DOUBLE_MODULES, *SINGLE_MODULES))
-    found = {}
-    for name, module in transformer.named_modules():
-        layer = getattr(module, "base_layer", module)
-        if "transformer_blocks." in name and name.endswith(endings) and isinstance(layer, nn.Linear):
-            found[name] = layer
-    return found
+    return [
+        name
+        for name, module in transformer.named_modules()
+        if "transformer_blocks." in name
+        and name.endswith(endings)
+        and isinstance(getattr(module, "base_layer", module), nn.Linear)
+    ]
 
 
-def put_layer(transformer: nn.Module, name: str, layer: nn.Linear) -> None:
+def linear_at(transformer: nn.Module, name: str) -> nn.Linear:
+    """A linear layer, taken out of its adapter where it has one."""
+    module = transformer.get_submodule(name)
+    layer = getattr(module, "base_layer", module)
+    assert isinstance(layer, nn.Linear)
+    return layer
+
+
+def put_linear(transformer: nn.Module, name: str, layer: nn.Linear) -> None:
     """Exchange a linear layer, within an adapter where it has one."""
     module = transformer.get_submodule(name)
     if hasattr(module, "base_layer"):
         module.base_layer = layer
-        return
-    parent, _, last = name.rpartition(".")
-    owner = transformer.get_submodule(parent)
-    if isinstance(owner, nn.ModuleList | nn.Sequential):
-        owner[int(last)] = layer
     else:
-        setattr(owner, last, layer)
+        transformer.set_submodule(name, layer)
 
 
-def hold_in_main_memory(transformer: nn.Module, device: torch.device) -> None:
+def hold_in_main_memory(transformer: nn.Module, device: torch.device, pinned: bool = True) -> None:
     """Leave the blocks' matrices in main memory, and put all else on the device."""
-    for name, layer in block_linears(transformer).items():
-        put_layer(transformer, name, InMainMemory(layer, device))
+    for name in block_linears(transformer):
+        put_linear(transformer, name, InMainMemory(linear_at(transformer, name), device, pinned))
     transformer.to(device)
 
 
 KINDS = {"int8": (In8Bits, torch.int8), "fp8": (In8Bits, FLOAT8), "fp8_matmul": (MultipliedIn8Bits, FLOAT8)}
+FIRST_WITH_FLOAT8 = (8, 9)
+"""Compute capability of the first GPUs that multiply float8: Ada, then Hopper."""
+
+
+def check_kind(kind: str, device: torch.device) -> None:
+    """Raise UserError where the device cannot compute with matrices of this kind."""
+    if kind != "fp8_matmul" or device.type != "cuda":
+        return
+    capability = torch.cuda.get_device_capability(device)
+    if capability < FIRST_WITH_FLOAT8:
+        raise UserError(
+            f"training.base_precision: fp8_matmul needs a GPU that multiplies float8 (compute capability 8.9: Ada or Hopper), "
+            f"and this one has {capability[0]}.{capability[1]}. Set fp8, which stores the same and computes in precision."
+        )
 
 
 def quantise(transformer: nn.Module, kind: str) -> None:
     """Bring the blocks' matrices to 8 bits, one after the other; sides that do not fit the arithmetic are only stored so."""
     layer_class, stored = KINDS[kind]
-    for name, layer in block_linears(transformer).items():
+    for name in block_linears(transformer):
+        layer = linear_at(transformer, name)
         aligned = layer.in_features % ALIGNED == 0 and layer.out_features % ALIGNED == 0
-        put_layer(transformer, name, (layer_class if aligned else In8Bits)(layer, layer.weight, stored))
+        put_linear(transformer, name, (layer_class if aligned else In8Bits)(layer, layer.weight, stored))

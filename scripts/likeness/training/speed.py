@@ -13,7 +13,7 @@ from torch import nn
 from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
 from likeness.klein.load import BaseModel
-from likeness.training.frozen import hold_in_main_memory
+from likeness.training.frozen import check_kind, hold_in_main_memory
 
 ATTENTION = {
     "cudnn": "_native_cudnn",
@@ -31,15 +31,18 @@ MOST_SHAPES = 64
 def load_transformer(base: BaseModel, settings: TrainingSettings) -> Any:
     """The frozen transformer on the base's device, or with its large matrices still in main memory.
 
-    They stay there where they are only stored in 8 bits afterwards: the whole is never on the device.
+    They stay there where they are only stored in 8 bits afterwards: the whole is never on the device. UserError where the
+    device cannot compute with them.
     """
-    if settings.base_precision == "full" and "base" not in settings.offload:
+    waits = "base" in settings.offload
+    if settings.base_precision == "full" and not waits:
         return base.transformer
+    check_kind(settings.base_precision, base.device)
     elsewhere = copy.copy(base)
     elsewhere.__dict__.pop("transformer", None)
     elsewhere.device_name = "cpu"
     transformer = elsewhere.transformer
-    hold_in_main_memory(transformer, base.device)
+    hold_in_main_memory(transformer, base.device, pinned=waits)
     return transformer
 
 
