@@ -214,12 +214,21 @@ class Step:
     then: Callable[[Scene, Run], object] | None = None
 
 
+def difference(found: Done, wanted: Done) -> str:
+    """What a run did too much or too little."""
+    return (
+        f"started in vain {sorted(found.jobs - wanted.jobs)}, did not start {sorted(wanted.jobs - found.jobs)}; "
+        f"items {found.items}, wanted {wanted.items}; models {found.models}, wanted {wanted.models}"
+    )
+
+
 def follow(scene: Scene, steps: Collection[Step]) -> None:
     """Make each edit and compare what the run after it did with what the step says."""
     for number, step in enumerate(steps, start=1):
         step.edit(scene)
         run = scene.project.succeed(*step.target)
         wanted = Done(scene.named(step.jobs), dict(step.items), dict(step.models))
-        assert Done(run.jobs, run.computed, run.models) == wanted, f"step {number}"
+        found = Done(run.jobs, run.computed, run.models)
+        assert found == wanted, f"step {number}: {difference(found, wanted)}"
         if step.then is not None:
             step.then(scene, run)
