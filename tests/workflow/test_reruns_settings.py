@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 from tests.workflow.project import Project, Run
 from tests.workflow.table import (
-    PAGES,
     STEPS_FILE,
     Scene,
     Step,
