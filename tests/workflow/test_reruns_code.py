@@ -24,7 +24,6 @@ MASKS = {
     *(f"{rule}/robin/{shard}" for rule in ("make_masks", "measure_quality", "write_captions") for shard in (0, 1)),
     *(f"{rule}/robin" for rule in ("merge_masks", "merge_quality", "merge_captions")),
     *decision("robin"),
-    *PAGES,
 }
 
 
@@ -60,7 +59,8 @@ TABLE = {
         Step(comment("likeness/masks/stage.py"), MASKS),
         Step(
             rewrite("scripts/likeness/masks/stage.py", "\nVERSION = 1\n", "\nVERSION = 2\n"),
-            MASKS,
+            # The tables name the new version, so the pages follow.
+            MASKS | PAGES,
             {"masks": 8},
             {"make_masks": 2},
         ),
