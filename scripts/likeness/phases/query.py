@@ -47,8 +47,10 @@ class SampleQuery:
 
     def __init__(self, samples: Sequence[Sample], schema: pa.Schema) -> None:
         self.columns = schema.names
-        columns = [pa.array([sample[field.name] for sample in samples], field.type) for field in schema]
-        rows = pa.table([pa.array(range(len(samples)), pa.int64()), *columns], names=["_row", *self.columns])
+        types = dict(zip(self.columns, schema.types, strict=True))
+        values = [sample.columns for sample in samples]
+        columns = [pa.array([row[name] for row in values], type_) for name, type_ in types.items()]
+        rows = pa.table([pa.array(range(len(values)), pa.int64()), *columns], names=["_row", *types])
         self.connection = duckdb.connect(":memory:", config={"threads": 1})
         self.connection.register("arrow_rows", rows)
         self.connection.execute("CREATE TABLE samples AS SELECT * FROM arrow_rows")

@@ -24,6 +24,7 @@ CAPTION_COLUMNS = {
     for column in CAPTIONS.columns
     if column.name != "id"
 }
+QUALITY_COLUMNS = tuple(column.name for column in QUALITY.columns if column.name not in ("id", "status", "reason"))
 NOT_FOR_SQL = frozenset({"path", "source_path", "target_path", "reference_paths", "mask_path"})
 """Where files lie must not decide what is trained on: moving a folder would retrain."""
 
@@ -70,7 +71,7 @@ def sample_schema(kind: str) -> pa.Schema:
     images = PAIRS if kind == "pairs" else PHOTOS
     fields: dict[str, pa.DataType] = {"sample_id": TEXT}
     fields |= {name: type_ for name, type_ in _fields(images) if name not in NOT_FOR_SQL}
-    fields |= {name: type_ for name, type_ in _fields(QUALITY) if name not in ("id", "status", "reason")}
+    fields |= {name: type_ for name, type_ in _fields(QUALITY) if name in QUALITY_COLUMNS}
     fields |= {CAPTION_COLUMNS[name]: type_ for name, type_ in _fields(CAPTIONS) if name in CAPTION_COLUMNS}
     fields |= {
         "face_score": pa.float64(),
@@ -123,11 +124,7 @@ def _sample(image: Row, quality: Row, face: Row, mask: Row, caption: Row, stage:
     identity = sample_id(content, mask.get("mask_sha256"), references, line) if content and complete else None
     columns: dict[str, Any] = {"sample_id": identity}
     columns |= {name: image[name] for name in image if name not in NOT_FOR_SQL}
-    columns |= {
-        column.name: quality.get(column.name)
-        for column in QUALITY.columns
-        if column.name not in ("id", "status", "reason")
-    }
+    columns |= {name: quality.get(name) for name in QUALITY_COLUMNS}
     columns |= {as_name: caption.get(name) for name, as_name in CAPTION_COLUMNS.items()}
     columns |= {as_name: face.get(name) for name, as_name in FACE_COLUMNS.items()}
     columns |= {"mask_area": mask.get("area_fraction")}
