@@ -99,13 +99,15 @@ class Scores:
         by_appearance = np.argsort(first_G, kind="stable")
         first_G = first_G[by_appearance]
         columns = [self._at(name, first_G) for name in (*GROUPED_BY, "lora_sha256")]
-        places = zip(starts_G[by_appearance].tolist(), ends_G[by_appearance].tolist(), strict=True)
-        self.groups: dict[Group, slice] = {}
-        self.sha256s: dict[Checkpoint, str] = {}
-        for (start, end), *key, split, scale, metric, sha256 in zip(places, *columns, strict=True):
-            checkpoint = Checkpoint(*key)
-            self.groups[checkpoint, split, scale, metric] = slice(start, end)
-            self.sha256s.setdefault(checkpoint, sha256)
+        variants, phases, steps, *others, sha256s = columns
+        names = zip(variants, phases, steps, strict=True)
+        # Groups of one checkpoint share its object: the garbage collector walks through all there are, again and again.
+        known = {name: Checkpoint(*name) for name in dict.fromkeys(names)}
+        checkpoints = [known[name] for name in zip(variants, phases, steps, strict=True)]
+        slices = map(slice, starts_G[by_appearance].tolist(), ends_G[by_appearance].tolist())
+        self.groups: dict[Group, slice] = dict(zip(zip(checkpoints, *others, strict=True), slices, strict=True))
+        self.sha256s: dict[Checkpoint, str] = dict(zip(checkpoints[::-1], sha256s[::-1], strict=True))
+        self.sha256s = {checkpoint: self.sha256s[checkpoint] for checkpoint in known.values()}
         self.variant_order = list(dict.fromkeys(checkpoint.variant for checkpoint in self.sha256s))
         self.phase_order: dict[str, list[str]] = {variant: [] for variant in self.variant_order}
         for variant, phase in dict.fromkeys((one.variant, one.phase) for one in self.sha256s):
