@@ -77,6 +77,7 @@ def import_heavy() -> None:
     import peft  # noqa: F401
     import pyarrow.parquet  # noqa: F401
     import skimage.metrics  # noqa: F401
+    import tensorboard.compat  # noqa: F401
     import torch  # noqa: F401
     import transformers.models.qwen3  # noqa: F401
 
