@@ -130,8 +130,13 @@ TABLE = {
         Step(
             take_away("kept"),
             {*curation("robin", "kept"), *TRAINING},
-            {"embeddings": 1, "latents": 1, "loss-weights": 1, "training-steps": 4, **NEW_CHECKPOINTS},
-            {"encode_samples": 2, "train_lora": 1, **DRAWING},
+            # The photo that moves up is encoded, and its face measured as one that could be copied.
+            {
+                **{"embeddings": 1, "latents": 1, "loss-weights": 1, "training-steps": 4},
+                **NEW_CHECKPOINTS,
+                "score-faces": 4,
+            },
+            {"encode_samples": 2, "train_lora": 1, "score_base": 1, **DRAWING},
             then=other_lora,
         ),
         Step(bring_back("kept"), {*curation("robin", "kept"), *TRAINING}, then=same_lora_soon),
