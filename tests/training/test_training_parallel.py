@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from tests.training.test_training_loop import made_data, made_sample, made_training, run_steps
 from tests.training.test_training_train import bytes_of, train, verify_once  # noqa: F401
 
+from likeness.config.load import load_project
 from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
 from likeness.lora.files import read_lora
@@ -21,6 +23,7 @@ from likeness.store import canonical_json
 from likeness.tables import read_rows
 from likeness.training.launch import SCRIPTS, launcher
 from likeness.training.team import Team
+from likeness.workflow import Plan
 
 SHARED = {"gradient_accumulation": 4, "batch_size": 2, "ema": {"decay": 0.9}, "learning_rate": 1e-3}
 
@@ -126,6 +129,28 @@ def test_gradients_are_summed_and_adapters_that_drift_apart_are_noticed(tmp_path
 def test_more_processes_than_micro_batches_are_refused():
     with pytest.raises(ValueError, match="must not be more than gradient_accumulation"):
         TrainingSettings(processes=2)
+
+
+SUBJECT = """\
+subjects:
+  robin:
+    recipe: style
+    trigger: r0bin
+    photos: data
+    variants: {main: {}, pair: {training: {processes: 2, gradient_accumulation: 2}}}
+"""
+
+
+def test_a_job_asks_for_a_gpu_for_each_of_its_processes(tmp_path: Path):
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text(SUBJECT)
+    plan = Plan(load_project(tmp_path))
+    (phase,) = plan.subjects["robin"].phases
+    found = {
+        variant: plan.gpus_of_training(SimpleNamespace(subject="robin", variant=variant, phase=phase))
+        for variant in ("main", "pair")
+    }
+    assert found == {"main": 1, "pair": 2}
 
 
 def processes_with(text: str) -> list[int]:
