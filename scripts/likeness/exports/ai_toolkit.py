@@ -78,6 +78,7 @@ AI_TOOLKIT = Trainer(
         "caption_dropout": key("caption_dropout_rate"),
         "max_grad_norm": key("max_grad_norm"),
         "buckets.resolution_px": key("resolution"),
+        "resolutions_px": key("resolution"),
         "buckets.bucket_step_px": key("bucket_tolerance"),
         "buckets.max_aspect": missing("ai-toolkit keeps every photo's own aspect, however long"),
         "buckets.reference_resolution_px": key("match_target_res").but(
@@ -160,7 +161,7 @@ def datasets_of(dataset: Dataset, training: TrainingSettings) -> list[dict[str, 
                 "caption_dropout_rate": training.caption_dropout,
                 "num_repeats": group.repeats,
                 "cache_latents_to_disk": True,
-                "resolution": [training.buckets.resolution_px],
+                "resolution": [*training.all_resolutions_px],
                 "bucket_tolerance": training.buckets.bucket_step_px,
             }
         )

@@ -72,6 +72,7 @@ DIFFUSION_PIPE = Trainer(
         "caption_dropout": key("uncond_fraction"),
         "max_grad_norm": key("gradient_clipping"),
         "buckets.resolution_px": key("resolutions"),
+        "resolutions_px": key("resolutions"),
         "buckets.bucket_step_px": missing("diffusion-pipe aligns the buckets of this model to 16 px", implied=16),
         "buckets.max_aspect": key("min_ar", "max_ar"),
         "buckets.reference_resolution_px": missing(
@@ -171,7 +172,7 @@ def dataset_of(dataset: Dataset, training: TrainingSettings) -> dict[str, Any]:
         directories.append(entry)
     aspect = training.buckets.max_aspect
     return {
-        "resolutions": [training.buckets.resolution_px],
+        "resolutions": [*training.all_resolutions_px],
         "enable_ar_bucket": True,
         "min_ar": 1 / aspect,
         "max_ar": aspect,
