@@ -134,15 +134,16 @@ def bench_revert(folder: Path, cores: int) -> dict[str, Any]:
     from PIL import Image, ImageEnhance
 
     costs = {"fresh": snakemake(folder, TARGET, cores)}
-    published = (folder / TARGET).read_bytes()
+    lora = folder / "results" / "robin" / "lora" / "robin.safetensors"
+    published = lora.read_bytes()
     path = selected_photo(folder)
     before = path.read_bytes()
     ImageEnhance.Brightness(Image.open(path)).enhance(0.97).save(path)
     costs["selected photo changed"] = snakemake(folder, TARGET, cores)
-    assert steps_computed(folder) > 0
+    assert steps_computed(folder) > 0 and lora.read_bytes() != published
     path.write_bytes(before)
     costs["brought back"] = snakemake(folder, TARGET, cores)
-    assert steps_computed(folder) == 0 and (folder / TARGET).read_bytes() == published
+    assert steps_computed(folder) == 0 and lora.read_bytes() == published
     return {name: asdict(cost) for name, cost in costs.items()}
 
 
