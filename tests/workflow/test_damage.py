@@ -98,6 +98,12 @@ CASES = {
         "measure_quality/robin/{shard}",
         (),
     ),
+    "pack of an index": Case(
+        lambda place: [min((place.store.root / "packs" / "photos").iterdir())],
+        "index_photos/robin/{shard}",
+        (),
+        computed=4,
+    ),
     "crop": Case(
         lambda place: [place.first_row("shards/faces/0.parquet", FACES, "crop_sha256")],
         "merge_faces/robin",

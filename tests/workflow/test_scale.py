@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +84,15 @@ def test_a_sweeps_scores_become_a_choice_in_little_time(tmp_path: Path) -> None:
     subprocess.run([*command, "--json", str(tmp_path / "figures.json")], check=True, capture_output=True)
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["rows"] >= 100_000 and figures["choice_cpu_s"] < 0.5
+
+
+@pytest.mark.long
+def test_a_training_costs_little_more_than_its_bare_steps(finished: Path, tmp_path: Path) -> None:
+    """On batches of two, where the trainer's own part of a step is largest; a busy machine adds to both sides."""
+    shutil.copytree(finished, tmp_path / "project", symlinks=True)
+    command = [sys.executable, str(HOUSE / "benchmarks" / "bench_reruns.py"), "--steps", "250"]
+    command += ["--training-of", str(tmp_path / "project"), "--json", str(tmp_path / "figures.json")]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert 1 < figures["training_over_bare_cpu"] <= 1.25
