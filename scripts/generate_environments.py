@@ -30,7 +30,6 @@ CORE = (
     "pillow-heif",
     "opencv-python-headless",
     "scikit-image",
-    "imagehash",
     "filelock",
     "jinja2",
     "tqdm",
