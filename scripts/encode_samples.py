@@ -20,6 +20,13 @@ def main() -> Work:
         "--holdout", type=Path, help="phases/holdout.parquet: samples kept from training, to measure on"
     )
     parser.add_argument("--faces", type=Path, help="faces.parquet, where a loss reads faces")
+    parser.add_argument(
+        "--regularisation",
+        type=Path,
+        action="append",
+        default=[],
+        help="pictures of the class, where a loss reads them",
+    )
     parser.add_argument("--images", type=Path, required=True, help="photos.parquet or pairs.parquet")
     parser.add_argument("--store", type=Path, required=True, help="folder of stored items")
     parser.add_argument("--output", type=Path, required=True, help="encoded/<phase>.parquet")
@@ -32,7 +39,8 @@ def main() -> Work:
     from likeness.training.encode import encode_samples
 
     store = Store(args.store)
-    models_loaded = encode_samples(stage, args.manifest, args.images, store, args.output, args.holdout, args.faces)
+    tables = (args.holdout, args.faces, args.regularisation)
+    models_loaded = encode_samples(stage, args.manifest, args.images, store, args.output, *tables)
     return store.work(models_loaded)
 
 

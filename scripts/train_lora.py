@@ -18,6 +18,7 @@ def main() -> Work:
     parser.add_argument("--manifest", type=Path, required=True, help="phases/<phase>.parquet")
     parser.add_argument("--encoded", type=Path, required=True, help="encoded/<phase>.parquet")
     parser.add_argument("--previous", type=Path, help="steps.json of the phase before, for init: previous")
+    parser.add_argument("--ablation", type=Path, help="ablation/<name>.parquet, where training.targets_from reads it")
     parser.add_argument("--store", type=Path, required=True, help="folder of stored items")
     parser.add_argument("--output-folder", type=Path, required=True, help="train/<variant>/<phase>")
     args = parser.parse_args()
@@ -26,7 +27,10 @@ def main() -> Work:
     set_threads(stage.training.cpu_threads)
 
     from likeness.store import Store
+    from likeness.training.targets import with_targets
     from likeness.training.train import STEPS, train_lora
+
+    stage = stage.model_copy(update={"training": with_targets(stage.training, args.ablation)})
 
     outcome = train_lora(stage, args.manifest, args.encoded, args.previous, Store(args.store), args.output_folder)
     return Work({STEPS: outcome.computed}, {STEPS: outcome.reused}, outcome.models_loaded)

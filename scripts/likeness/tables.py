@@ -309,6 +309,7 @@ ENCODED = Table(
         ("prompt_embedding_sha256s", TEXTS, "stored embeddings of these prompts, in their order"),
         ("held_out", YES, "kept from training; its loss is measured at every checkpoint"),
         ("mirrored", YES, "a row of its own for the mirrored picture, where some training shows it"),
+        ("regularisation", YES, "a picture of the class, for losses.prior_preservation; in no manifest"),
     ),
     (),
 )
@@ -316,9 +317,12 @@ ENCODED = Table(
 LOSSES = {
     "velocity": "squared error of the velocity",
     "output_preservation": "squared change of the answer to the class",
+    "prior_preservation": "squared error of the velocity on pictures of the class; 0 in steps without any",
     "masked_prior": "squared change of the answer outside of the mask",
     "slider": "squared distance to the direction between two prompts",
     "identity": "one minus the cosine of the implied face to the subject's",
+    "lpips": "LPIPS distance of the implied picture to the sample's",
+    "contrastive": "cross entropy of telling the sample's picture from its partner's",
 }
 """Every loss that a training can have, in the order of its settings."""
 
@@ -333,7 +337,11 @@ LOG = Table(
         ("held_out_loss", FLOAT, "loss of the held-out samples on a fixed grid of noise; null but at checkpoints"),
         *[(f"loss_{name}", FLOAT, f"{meaning}, before its weight; null when off") for name, meaning in LOSSES.items()],
         ("samples", TEXTS, "sample ids of the step, in order"),
-        ("sample_losses", DOUBLES, "the optimised loss of each of these samples; `loss` is their mean"),
+        (
+            "sample_losses",
+            DOUBLES,
+            "the optimised loss of each of these samples; `loss` is the mean of the subject's, plus that of the class's",
+        ),
         ("sample_sigmas", DOUBLES, "the noise level of each of these samples, 0..1"),
         (
             "grad_ratios",

@@ -22,6 +22,7 @@ from likeness.config.masks import MaskStage
 from likeness.config.phases import DecisionStage
 from likeness.config.photos import PhotoStage
 from likeness.config.quality import QualityStage
+from likeness.config.regularisation import ClassImagesStage, RegularisationStage
 from likeness.config.report import PageStage
 from likeness.config.subject import MINIATURE, Subject
 from likeness.config.training import EncodeStage, TrainingSettings, TrainStage
@@ -207,7 +208,7 @@ class Plan(ProjectFiles):
             always=subject.always,
             never=subject.never,
         )
-        trained_with = {"phases": {"__all__": {"init", "steps", "learning_rate"}}}
+        trained_with = {"phases": {"__all__": {"init", "steps", "learning_rate", "training"}}}
         return lambda wildcards: self.params(stage, "decide_phases", unread=trained_with)
 
     def export_dataset(self, wildcards: Any) -> str:
@@ -238,6 +239,9 @@ class Plan(ProjectFiles):
             trigger=subject.trigger if with_class else "",
             class_word=subject.class_word if with_class else "",
             prompts=tuple(dict.fromkeys(prompt for one in chosen for prompt in one.prompts)),
+            regularisation_caption=(
+                subject.regularisation.caption_of(subject.class_word) if subject.regularised(wildcards.phase) else ""
+            ),
             offline=self.project.offline,
             cpu_threads=self.project.cpu_threads,
         )
@@ -277,6 +281,40 @@ class Plan(ProjectFiles):
         identity = training.losses.identity
         with_pack = identity is not None and identity.model.source == MINIATURE
         return self.miniature_base(wildcards) + ([f"{MODELS}/pack.json"] if with_pack else [])
+
+    def index_regularisation(self, wildcards: Any) -> str:
+        subject = self.subjects[wildcards.subject]
+        stage = RegularisationStage(folders=subject.regularisation.photos, photo=subject.photo)
+        return self.params(stage, "index_regularisation", unread=ONLY_OF_MERGE)
+
+    def draw_class_images(self, wildcards: Any) -> str:
+        subject = self.subjects[wildcards.subject]
+        own = subject.regularisation
+        stage = ClassImagesStage(
+            base_model=subject.base_model,
+            caption=own.caption_of(subject.class_word),
+            drawn=own.drawn,
+            size_px=own.size_px,
+            sampling_steps=own.sampling_steps,
+            guidance_scale=own.guidance_scale,
+            seed=own.seed,
+            batch_size=own.batch_size,
+            precision=subject.evaluation.precision,
+            offline=self.project.offline,
+            cpu_threads=self.project.cpu_threads,
+        )
+        return self.params(self.resolved(stage, base_model="base"), "draw_class_images")
+
+    def regularisation_to_encode(self, wildcards: Any) -> list[str]:
+        """The tables of pictures of the class, where a training of the phase reads them."""
+        subject = self.subjects[wildcards.subject]
+        if not subject.regularised(wildcards.phase):
+            return []
+        folder, own = f"results/{wildcards.subject}/regularisation", subject.regularisation
+        return [f"{folder}/photos.parquet"] * bool(own.photos) + [f"{folder}/drawn.parquet"] * bool(own.drawn)
+
+    def regularisation_flag(self, wildcards: Any) -> str:
+        return " ".join(f"--regularisation {path}" for path in self.regularisation_to_encode(wildcards))
 
     def train_lora(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
@@ -373,7 +411,7 @@ class Plan(ProjectFiles):
         subject = self.subjects[wildcards.subject]
         phases = subject.phases_of(wildcards.variant)
         place = phases.index(wildcards.phase)
-        if place == 0 or subject.phases[wildcards.phase].init != "previous":
+        if place == 0 or not subject.phases[wildcards.phase].follows:
             return []
         return [f"results/{wildcards.subject}/train/{wildcards.variant}/{phases[place - 1]}/steps.json"]
 
@@ -407,6 +445,16 @@ class Plan(ProjectFiles):
 
     def previous_flag(self, wildcards: Any) -> str:
         return " ".join(f"--previous {path}" for path in self.previous_steps(wildcards))
+
+    def targets_table(self, wildcards: Any) -> list[str]:
+        """The ablation's table that a training takes its targets from."""
+        wish = self.subjects[wildcards.subject].training_of(wildcards.variant, wildcards.phase).targets_from
+        if wish is None:
+            return []
+        return [wish.table or f"results/{wildcards.subject}/ablation/{wish.ablation}.parquet"]
+
+    def targets_flag(self, wildcards: Any) -> str:
+        return " ".join(f"--ablation {shlex.quote(path)}" for path in self.targets_table(wildcards))
 
     def external_flag(self, wildcards: Any) -> str:
         """`--loras` for the files of external variants, where there are any."""

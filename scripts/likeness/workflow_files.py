@@ -58,6 +58,10 @@ class ProjectFiles:
         folders = self.subjects[subject].pairs
         return [str(Path(folder.path) / folder.table) for folder in folders if folder.table]
 
+    def regularisation_files(self, wildcards: Any) -> list[str]:
+        """Photos of the class of a subject."""
+        return [photo.path for photo in list_photos(self.subjects[wildcards.subject].regularisation.photos)]
+
     def files_of_shard(self, wildcards: Any) -> list[str]:
         """Photos, hand-made masks and pair tables of one shard."""
         return self.photos[wildcards.subject][int(wildcards.shard)] + self.pair_tables(wildcards)

@@ -54,7 +54,7 @@ def test_lpips_file_that_is_missing_or_another_model_is_named(tmp_path):
     with pytest.raises(UserError, match=r"evaluation\.lpips.*alex\.pth.*folder"):
         models_of(tmp_path, lpips=tmp_path / "alex.pth")
     torch.save({"x": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(UserError, match="0 of AlexNet's 10"):
+    with pytest.raises(UserError, match="0 of the 10 convolution tensors of alex"):
         models_of(tmp_path, lpips=tmp_path / "other.pth").lpips.distance(*PAIR)
 
 

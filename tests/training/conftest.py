@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +44,7 @@ class World:
     mask_kind: str | None = None
     holdout: Path | None = None
     faces: Path | None = None
+    regularisation: list[Path] = field(default_factory=list)
 
     def encode_stage(self, **changes) -> EncodeStage:
         values = {
@@ -56,7 +57,8 @@ class World:
 
     def encode(self, **changes) -> int:
         stage, tables = self.encode_stage(**changes), (self.manifest, self.images)
-        return encode_samples(stage, *tables, self.store, self.encoded, self.holdout, self.faces)
+        more = (self.holdout, self.faces, self.regularisation)
+        return encode_samples(stage, *tables, self.store, self.encoded, *more)
 
     def hold_out(self, count: int) -> None:
         """Move the last samples of the manifest to the holdout."""

@@ -49,7 +49,7 @@ def test_a_mask_of_ones_is_the_plain_mean_squared_error(tensors):
     predicted, target, _ = tensors
     plain = torch.nn.functional.mse_loss(predicted, target).item()
     for weights in (torch.ones(B, L), token_weights(torch.ones(B, L), 0.0), token_weights(torch.zeros(B, L), 0.3)):
-        terms, report = make_objective(LossesSettings(), NO_DATA)(made_seen(predicted, target, weights), B)
+        terms, report = make_objective(LossesSettings(), NO_DATA)(made_seen(predicted, target, weights), {False: B})
         assert terms["velocity"].item() == pytest.approx(plain, rel=1e-6)
         assert report.table().mean().item() == pytest.approx(plain, rel=1e-6)
 
@@ -82,7 +82,7 @@ def test_nothing_outside_the_mask_is_learned_with_unmasked_weight_0(tensors):
 def test_the_gradient_is_the_closed_form(tensors):
     predicted, target, weights = tensors
     objective = make_objective(LossesSettings.model_validate({"velocity": {"weight": 3.0}}), NO_DATA)
-    objective.backward(objective(made_seen(predicted, target, weights), 5)[0], [], 0)
+    objective.backward(objective(made_seen(predicted, target, weights), {False: 5})[0], [], 0)
     closed = 3 * 2 * (predicted - target) * weights[..., None] / (C * weights.sum(dim=1)[:, None, None]) / 5
     assert torch.allclose(predicted.grad, closed.detach(), atol=1e-7)
 
@@ -97,7 +97,7 @@ def test_sigma_squared_makes_the_loss_that_of_the_image(tensors):
     predicted, target, weights = tensors
     seen = made_seen(predicted, target, weights)
     of_image = (weights * (seen.clean_BLC - seen.batch.latents_BLC).square().mean(dim=-1)).sum(1) / weights.sum(1)
-    found = VelocityLoss(VelocityLossSettings(weighting="sigma2"))(seen)
+    found = VelocityLoss("sigma2")(seen)
     assert torch.allclose(found, of_image, atol=1e-6)
 
 
@@ -125,7 +125,7 @@ def test_a_window_silences_samples_outside_and_never_shows_them(tensors):
     assert shown == [(0.5,)]
     assert torch.equal(values, torch.stack([torch.zeros(()), alone[1].detach(), torch.zeros(())]))
     nothing = Objective((Term("velocity", VelocityLossSettings(sigma_min=0.95), spy),))
-    terms, _ = nothing(made_seen(predicted, target, weights), B)
+    terms, _ = nothing(made_seen(predicted, target, weights), {False: B})
     assert terms["velocity"].item() == 0 and len(shown) == 1
 
 

@@ -37,6 +37,7 @@ subjects:
     faces: {recogniser: arcface.onnx}
     quality: {body_pose: vitpose}
     captions: {backend: endpoint, url: "http://localhost:1"}
+    regularisation: {photos: [{path: data/people}], drawn: 3}
     phases: {main: {}, fine: {top: 3}}
     export: {simpletuner: {}}
     variants: {main: {}, wide: {training: {rank: 8}}, old: {lora: drawer/one.safetensors}, st: {trainer: simpletuner, phases: [main]}}
@@ -50,9 +51,12 @@ subjects:
       samples: {prompts: [a person]}
       losses:
         output_preservation: {}
+        prior_preservation: {}
         masked_prior: {}
         slider: {target: a person, positive: an old person, negative: a young person}
         identity: {model: arcface.onnx}
+        lpips: {model: vgg.pth}
+        contrastive: {model: clip}
     surgery:
       small: {method: resize, of: drawer/one.safetensors, rank: 8}
       ratio: {method: resize, of: main, ratio: 20}
@@ -72,7 +76,14 @@ subjects:
     pairs: [{path: data/swap}]
     captions: {instruction: swap the face}
 """
-FILES = ("data/robin/a.png", "data/robin/a.txt", "data/robin/b.png", "data/swap/1_start.png", "data/swap/1_end.png")
+FILES = (
+    "data/people/a.png",
+    "data/robin/a.png",
+    "data/robin/a.txt",
+    "data/robin/b.png",
+    "data/swap/1_start.png",
+    "data/swap/1_end.png",
+)
 MORE_FILES = (
     "data/swap/start/1.png",
     "data/swap/end/1.png",
@@ -110,6 +121,8 @@ OTHER: dict[str, Any] = {
     "defaults": {"held_out": 3},
     "recipe": "style",
     "photos.*.path": "elsewhere",
+    "regularisation.photos.*.path": "elsewhere",
+    "regularisation.drawn": 4,
     "pairs.*.path": "elsewhere",
     "pairs.*.roles": {"source": "start", "target": "end"},
     "pairs.*.table": "pairs.csv",
@@ -118,6 +131,8 @@ OTHER: dict[str, Any] = {
     "captions.backend": "facts",
     "captions.url": "http://localhost:2",
     "captions.instruction": "swap the head",
+    "phases.*.training": {"rank": 16},
+    "training.targets_from": {"table": "elsewhere.parquet"},
     "phases.*.balance": {"close": 0.5, "half": 0.5},
     "export.*.phases": ["main"],
     "export.*.overrides": {"seed": 7},
@@ -166,6 +181,7 @@ SURGERY = {"make_surgery", "ablate_lora"}
 SCORES = {*DRAWN, "ablate_lora"}
 TRAINING = {"train_lora", "train_external", "export_dataset", "publish_lora"}
 WITH_ITEMS = {
+    "draw_class_images",
     *SHARDED,
     "merge_faces",
     "merge_masks",
@@ -182,21 +198,43 @@ CHOICE = {"choose_checkpoint", "score_finalists", *SURGERY}
 READ_BY: dict[str, set[str]] = {
     "shards": {"index_photos", "index_pairs", *SHARDED, *MERGES},
     "store": {*WITH_ITEMS, "publish_lora", "write_curation", "write_report"},
-    "offline": {*SHARDED, *MERGES, "encode_samples", "train_lora", "train_external", "publish_lora", *SCORES, *SURGERY}
+    "offline": {
+        *SHARDED,
+        *MERGES,
+        "draw_class_images",
+        "encode_samples",
+        "train_lora",
+        "train_external",
+        "publish_lora",
+        *SCORES,
+        *SURGERY,
+    }
     - {"index_photos", "index_pairs", "merge_photos"},
-    "cpu_threads": {"detect_faces", "make_masks", "merge_masks", *CAPTIONS, "encode_samples"},
+    "cpu_threads": {"detect_faces", "make_masks", "merge_masks", *CAPTIONS, "draw_class_images", "encode_samples"},
     "trigger": {*CAPTIONS, "encode_samples", "export_dataset", "train_external", *SCORES, "publish_lora"},
-    "class_word": {*CAPTIONS, "encode_samples", "export_dataset", "train_external", *SCORES, "publish_lora"},
+    "class_word": {
+        *CAPTIONS,
+        "draw_class_images",
+        "encode_samples",
+        "export_dataset",
+        "train_external",
+        *SCORES,
+        "publish_lora",
+    },
     "recipe": {*CAPTIONS, "decide_phases", "export_dataset", "train_external", *DRAWN, *CHOICE, "publish_lora"},
     "photos": {"index_photos", "merge_photos"},
     "photos.*.path": {"index_photos", "merge_photos", "write_captions"},
     "pairs": {"index_pairs", "merge_photos"},
     "reference": {"merge_faces"},
-    "base_model": {*TRAINING, "encode_samples", *SCORES, *SURGERY},
+    "base_model": {*TRAINING, "draw_class_images", "encode_samples", *SCORES, *SURGERY},
+    "regularisation": {"draw_class_images"},
+    "regularisation.photos": {"index_regularisation"},
+    "regularisation.caption": {"draw_class_images", "encode_samples"},
+    "evaluation.precision": {*SCORES, "draw_class_images"},
     "held_out": {"decide_phases"},
     "always": {"decide_phases"},
     "never": {"decide_phases"},
-    "photo": {"index_photos", "merge_photos"},
+    "photo": {"index_photos", "merge_photos", "index_regularisation"},
     "photo.near_duplicate_bits": {"merge_photos"},
     "faces": {"detect_faces", "merge_faces"},
     "faces.min_identity": {"merge_faces", "decide_phases"},
@@ -210,6 +248,8 @@ READ_BY: dict[str, set[str]] = {
     "phases.*.init": {"train_lora"},
     "phases.*.steps": {"train_lora", "export_dataset"},
     "phases.*.learning_rate": {"train_lora", "export_dataset"},
+    "phases.*.training": {"train_lora", "export_dataset"},
+    "training.targets_from": TRAINING,
     "export.*.overrides": {"export_dataset"},
     "export.*.phases": {"export_dataset"},
     "training": TRAINING,

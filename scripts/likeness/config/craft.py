@@ -165,7 +165,7 @@ def _same_recogniser(subject: Subject) -> Iterator[tuple[str, str, str]]:
 def _short_phase_chain(subject: Subject) -> Iterator[tuple[str, str, str]]:
     first = next(iter(subject.phases.values()))
     if (
-        first.init == "previous"
+        first.follows
         and len(subject.phases) > 1
         and any(phase.init == "scratch" for phase in list(subject.phases.values())[1:])
     ):

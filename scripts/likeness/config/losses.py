@@ -48,6 +48,22 @@ class OutputPreservationSettings(LossSettings):
     the trigger. It costs two more passes of the model."""
 
 
+class PriorPreservationSettings(LossSettings):
+    """Squared error of the velocity on pictures of the class (`regularisation:` of the subject), after DreamBooth
+    (arXiv:2208.12242): its weight is their share in the loss, and `ratio` how often they are seen. They come on top of the
+    subject's samples, each of their micro-batches at the cost of one."""
+
+    ratio: float = Field(
+        default=1.0,
+        gt=0,
+        le=4,
+        description="Micro-batches of the class for each one of the subject; 1: one each (DreamBooth), 0.17: one to six.",
+    )
+    weighting: Literal["none", "sigma2", "bell"] = Field(
+        default="none", description="How noise levels count, as in losses.velocity.weighting."
+    )
+
+
 class MaskedPriorSettings(LossSettings):
     """Keeps the model's own answer outside of the mask: adapter on against adapter off. It costs one more pass."""
 
@@ -94,6 +110,40 @@ class IdentitySettings(LossSettings):
     )
 
 
+class LpipsSettings(LossSettings):
+    """Perceptual distance (LPIPS, arXiv:1801.03924) of the implied image to the sample's own. It costs a decoding of the
+    whole picture with its gradient; the VAE stays in memory."""
+
+    weight: float = Field(default=0.1, ge=0, le=1000, description="Factor of the loss in the sum.")
+    sigma_max: float = Field(
+        default=0.6,
+        ge=0,
+        le=1,
+        description="Above this noise level the implied image is a blur, and so is its distance.",
+    )
+    net: Literal["vgg", "alex"] = Field(
+        default="vgg", description="Trunk; vgg is meant for losses, alex for measuring."
+    )
+    model: ModelChoice = Field(
+        description="The trunk's weights as torchvision has them: vgg16-397923af.pth or alexnet-owt-7be5be79.pth."
+    )
+
+
+class ContrastiveSettings(LossSettings):
+    """Symmetric contrastive loss (PixelSmile): by a CLIP image encoder, the implied image is drawn to the sample's own and
+    away from its partner's (a sample of the same size, of the same source where there is one), and the partner's likewise
+    with the same noise. It costs one more pass and two decodings; the VAE stays in memory."""
+
+    weight: float = Field(default=0.1, ge=0, le=1000, description="Factor of the loss in the sum.")
+    sigma_max: float = Field(default=0.6, ge=0, le=1, description="Above this noise level the implied image is a blur.")
+    temperature: float = Field(
+        default=0.07, gt=0, le=10, description="Divides the cosines; smaller tells harder apart."
+    )
+    model: ModelChoice = Field(
+        description="Folder of a CLIP model in transformers layout, such as clip-vit-large-patch14."
+    )
+
+
 class LossesSettings(Settings):
     """The losses whose sum is optimised; null is off."""
 
@@ -101,17 +151,32 @@ class LossesSettings(Settings):
     output_preservation: OutputPreservationSettings | None = Field(
         default=None, description="Keeps the class as the base model draws it."
     )
+    prior_preservation: PriorPreservationSettings | None = Field(
+        default=None, description="Learns pictures of the class beside the subject's, so that the class stays."
+    )
     masked_prior: MaskedPriorSettings | None = Field(
         default=None, description="Keeps what lies outside of the mask as the base model would draw it."
     )
     slider: SliderSettings | None = Field(default=None, description="Teaches a direction between two prompts.")
 
     identity: IdentitySettings | None = Field(default=None, description="Draws the face to the subject's.")
+    lpips: LpipsSettings | None = Field(
+        default=None, description="Draws the picture to the sample's own, as LPIPS sees it."
+    )
+    contrastive: ContrastiveSettings | None = Field(
+        default=None, description="Tells the sample's picture from its partner's."
+    )
 
     @property
     def reads_faces(self) -> bool:
         """Whether the subject's face must be known in every sample."""
         return self.identity is not None or self.velocity.face_weight > 0
+
+    @property
+    def models(self) -> dict[str, str]:
+        """Where the models of the losses lie, by the loss: each of them looks at decoded pictures."""
+        on = {name: getattr(self, name) for name in ("identity", "lpips", "contrastive")}
+        return {name: one.model.source for name, one in on.items() if one is not None}
 
     @property
     def auxiliary(self) -> tuple[str, ...]:

@@ -10,6 +10,8 @@ from likeness.config.base import Settings
 from likeness.config.masks import MaskKind
 from likeness.config.quality import QualityLimits
 
+PREVIOUS_GROUP = "previous:"
+
 
 class PhaseSettings(Settings):
     """One phase; phases run in the order in which they are written, each on a subset of the one before."""
@@ -30,12 +32,28 @@ class PhaseSettings(Settings):
     never: tuple[str, ...] = Field(default=(), description="Names dropped by hand.")
     nested: bool = Field(default=True, description="Draw from the phase before; false draws from all usable samples.")
     init: str = Field(
-        default="previous", description="Weights to start from: previous, scratch, or the path of a LoRA."
+        default="previous",
+        description="Weights to start from: previous, scratch, the path of a LoRA, or previous:<group>, which takes that "
+        "group of the previous phase's training.adapter.groups alone; other modules then start fresh.",
     )
     steps: int | None = Field(default=None, ge=1, description="Optimizer steps of this phase; else the variant's.")
     learning_rate: float | None = Field(
         default=None, gt=0, description="Learning rate of this phase; else the variant's."
     )
+    training: dict[str, object] = Field(
+        default_factory=dict,
+        description="Keys of `training` that this phase changes, such as losses.velocity.weighting or adapter.freeze.",
+    )
+
+    @property
+    def follows(self) -> bool:
+        """Whether it starts from weights of the phase before, and not from scratch or a file."""
+        return self.init == "previous" or self.init.startswith(PREVIOUS_GROUP)
+
+    @property
+    def group(self) -> str | None:
+        """The group of the phase before whose weights alone it starts from."""
+        return self.init.removeprefix(PREVIOUS_GROUP) if self.init.startswith(PREVIOUS_GROUP) else None
 
 
 class DecisionStage(Settings):

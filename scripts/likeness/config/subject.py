@@ -17,6 +17,7 @@ from likeness.config.masks import MaskSettings
 from likeness.config.phases import PhaseSettings
 from likeness.config.photos import PairFolders, PhotoFolders, PhotoSettings
 from likeness.config.quality import QualityLimits, QualitySettings
+from likeness.config.regularisation import RegularisationSettings
 from likeness.config.surgery import SURGERY, Ablation, Surgery, surgery_mistakes
 from likeness.config.training import TrainingSettings, Variant
 from likeness.errors import nearest
@@ -86,6 +87,7 @@ class Subject(Settings):
     quality: QualitySettings = QualitySettings()
     limits: QualityLimits = QualityLimits()
     captions: CaptionSettings = CaptionSettings()
+    regularisation: RegularisationSettings = RegularisationSettings()
     phases: dict[Name, PhaseSettings] = Field(
         default_factory=lambda: {"main": PhaseSettings()},
         min_length=1,
@@ -146,6 +148,7 @@ class Subject(Settings):
         """Training settings of one variant and phase, after the variant's and the phase's own values."""
         values = merge_settings(self.training.model_dump(mode="json"), self.variants[variant].training)
         own = self.phases[phase]
+        values = merge_settings(values, own.training)
         values |= {"steps": own.steps} if own.steps else {}
         values |= {"learning_rate": own.learning_rate} if own.learning_rate else {}
         return TrainingSettings.model_validate(values)
@@ -176,6 +179,7 @@ class Subject(Settings):
             if trainer not in TRAINERS:
                 wrong.append(f"export.{trainer}: unknown trainer; {nearest(trainer, TRAINERS)}")
         wrong += self._wrong_trainers()
+        wrong += [*self._wrong_regularisation(), *self._wrong_sources()] if not wrong else []
         if self.masks and self.training.masked_loss.kind and self.training.masked_loss.kind not in self.masks.kinds:
             wrong.append(
                 f"training.masked_loss.kind: {self.training.masked_loss.kind!r} is not among masks.kinds {list(self.masks.kinds)}"
@@ -187,6 +191,52 @@ class Subject(Settings):
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
+
+    def regularised(self, phase: str) -> bool:
+        """Whether some training of a phase reads the regularisation set."""
+        return any(
+            self.training_of(name, phase).losses.prior_preservation is not None
+            for name in self.native_variants
+            if phase in self.phases_of(name)
+        )
+
+    def _wrong_regularisation(self) -> Iterator[str]:
+        """A loss without the pictures that it reads, or pictures that nothing reads."""
+        read = any(self.regularised(phase) for phase in self.phases)
+        if read and self.regularisation.is_empty:
+            yield (
+                "training.losses.prior_preservation: there are no pictures of the class; give regularisation.photos, or let "
+                "the base model draw some (regularisation.drawn: 100)"
+            )
+        if not read and not self.regularisation.is_empty:
+            yield "regularisation: no training reads it; set training.losses.prior_preservation, or remove it"
+
+    def _wrong_sources(self) -> Iterator[str]:
+        """Groups and ablation tables that are not there, or that would wait for the training that reads them."""
+        for name in self.native_variants:
+            phases = self.phases_of(name)
+            for place, phase in enumerate(phases):
+                training, group = self.training_of(name, phase), self.phases[phase].group
+                groups = self.training_of(name, phases[place - 1]).adapter.groups if place else {}
+                if group is not None and place and group not in groups:
+                    yield f"phases.{phase}.init: the phase before saves no group {group!r}; {nearest(group, groups)}"
+                source = training.targets_from.ablation if training.targets_from else None
+                if source is None:
+                    continue
+                if source not in self.ablation:
+                    yield f"training.targets_from.ablation: there is none; {nearest(source, self.ablation)}"
+                elif not self._is_ready_before(self.ablation[source].of.variant, self.ablation[source].of.file):
+                    yield (
+                        f"training.targets_from.ablation: {source!r} takes apart a LoRA that may wait for variant {name!r}. Its "
+                        "`of` must be a file, or a variant whose targets come from no ablation"
+                    )
+
+    def _is_ready_before(self, variant: str | None, file: str | None) -> bool:
+        """Whether a LoRA exists before any training that takes its targets from an ablation."""
+        if variant is None:
+            return file is not None
+        trained = variant in self.native_variants
+        return trained and not any(self.training_of(variant, one).targets_from for one in self.phases_of(variant))
 
     def _wrong_trainers(self) -> Iterator[str]:
         """What is wrong with other trainers as trainers of a variant."""
@@ -206,7 +256,8 @@ class Subject(Settings):
                 )
             for place, phase in enumerate(self.phases_of(name)):
                 init = self.phases[phase].init
-                if init not in ("scratch", "previous") or (init == "previous" and place > 0):
+                follows = self.phases[phase].follows
+                if (init != "scratch" and not follows) or (follows and place > 0):
                     yield (
                         f"variants.{name}.trainer: {variant.trainer} starts from scratch, but phases.{phase}.init is {init!r}; "
                         f"give the variant one phase (`phases: [{phase}]`) or set that init to scratch"

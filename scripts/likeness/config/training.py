@@ -135,6 +135,21 @@ class SampleSettings(Settings):
     )
 
 
+class TargetsFrom(Settings):
+    """Targets from an ablation: the blocks that matter most, found before the training starts."""
+
+    ablation: str | None = Field(default=None, description="Entry of the subject's `ablation`; or else a `table`.")
+    table: str | None = Field(default=None, description="An ablation's Parquet table, such as another subject's.")
+    metric: str = Field(default="image_change", description="The metric that counts, as the table names it.")
+    most: int = Field(default=8, ge=1, le=100, description="At most so many blocks.")
+
+    @model_validator(mode="after")
+    def check_one_source(self) -> TargetsFrom:
+        if (self.ablation is None) == (self.table is None):
+            raise ValueError("targets_from reads one table: give either ablation or table")
+        return self
+
+
 Steps = Annotated[int, Field(ge=1)] | Literal["auto"]
 
 
@@ -147,6 +162,10 @@ class TrainingSettings(Settings):
     )
     targets: str = Field(
         default="all_blocks", description="A preset of target modules, or a regular expression over module names."
+    )
+    targets_from: TargetsFrom | None = Field(
+        default=None,
+        description="Restricts the preset of `targets` to the blocks that matter most by an ablation's table.",
     )
     adapter: AdapterSettings = AdapterSettings()
     init: Literal["gaussian", "kaiming"] = Field(
@@ -331,6 +350,13 @@ class TrainingSettings(Settings):
             raise ValueError(
                 f"offload: base keeps the base in full, but base_precision is {self.base_precision}; choose one"
             )
+        if self.base_precision != "full" and self.adapter.kind != "lora":
+            raise ValueError(
+                f"base_precision must be full with adapter.kind {self.adapter.kind}, which computes with the base's weights; "
+                f"found {self.base_precision}"
+            )
+        if self.losses.contrastive and (self.flip or self.resolutions_px):
+            raise ValueError("losses.contrastive pairs samples of one size; leave flip at 0 and resolutions_px empty")
         if self.compile and "base" in self.offload:
             raise ValueError("compile gains nothing with offload: base, which waits for copies; choose one")
         if self.processes > self.gradient_accumulation:
@@ -381,6 +407,7 @@ class EncodeStage(Settings):
     trigger: str = ""
     class_word: str = ""
     prompts: tuple[str, ...] = ()
+    regularisation_caption: str = ""
     offline: bool = True
     cpu_threads: int = 1
 

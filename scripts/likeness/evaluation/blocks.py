@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from likeness.errors import UserError, nearest
 from likeness.evaluation.metrics import REGISTRY
-from likeness.klein.targets import targets_of_blocks
+from likeness.training.targets import KNOCK_IN, KNOCK_OUT, choose_blocks, chosen_targets, strongest
 
-KNOCK_OUT, KNOCK_IN = "knock-out", "knock-in"
+__all__ = [
+    "IMAGE_CHANGE",
+    "KNOCK_IN",
+    "KNOCK_OUT",
+    "Split",
+    "choose_blocks",
+    "chosen_targets",
+    "effect_of",
+    "goodness",
+    "split_roles",
+    "strongest",
+]
+
 IMAGE_CHANGE = "image_change"
 """Mean absolute difference of pixels, 0..1, to the reference's image; measured whatever models are configured."""
-CLEAR = 0.05
-"""A corrected p up to which a difference counts as clear of chance."""
 Row = Mapping[str, Any]
 
 
@@ -23,46 +32,6 @@ class Split(NamedTuple):
     content: list[str]
     style: list[str]
     rest: list[str]
-
-
-def strongest(rows: Iterable[Row], metric: str, mode: str) -> list[Row]:
-    """One mode's rows of a metric at the weight that tests most: the lowest of a knock-out, the highest of a knock-in.
-
-    Best rank first; blocks that the LoRA does not adapt are left out. Raises UserError for a metric without rows.
-    """
-    listed = list(rows)
-    found = [row for row in listed if row["mode"] == mode and row["metric"] == metric]
-    if not found:
-        known = sorted({row["metric"] for row in listed})
-        raise UserError(f"the ablation has no {mode} of {metric!r}. {nearest(metric, known)}")
-    weight = (min if mode == KNOCK_OUT else max)(row["weight"] for row in found)
-    return sorted((row for row in found if row["weight"] == weight and row["modules"]), key=lambda row: row["rank"])
-
-
-def choose_blocks(rows: Sequence[Row], metric: str, most: int) -> list[str]:
-    """The blocks that matter most to a metric: by the sum of their ranks over the modes, at most so many.
-
-    A block is only taken where some mode's interval, corrected for the number of blocks, leaves 0 out.
-    """
-    total: dict[str, int] = {}
-    clear: set[str] = set()
-    for mode in sorted({row["mode"] for row in rows}):
-        for place, row in enumerate(strongest(rows, metric, mode)):
-            total[row["block"]] = total.get(row["block"], 0) + place
-            if row["p_holm"] is not None and row["p_holm"] <= CLEAR:
-                clear.add(row["block"])
-    return sorted(clear, key=lambda block: (total[block], block))[:most]
-
-
-def chosen_targets(rows: Sequence[Row], metric: str, most: int) -> str:
-    """The same as the `targets:` of a next training. Raises UserError where no block stands out."""
-    chosen = choose_blocks(rows, metric, most)
-    if not chosen:
-        raise UserError(
-            f"no block's effect on {metric} is clear of chance after the correction for the number of blocks. "
-            "Draw more prompts, or decide by the ranks."
-        )
-    return targets_of_blocks(chosen)
 
 
 def split_roles(rows: Sequence[Row], content_metric: str, style_metric: str) -> Split:

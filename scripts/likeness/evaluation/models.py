@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from likeness.config.base import ModelSource
 from likeness.config.evaluation import EvaluationSettings
-from likeness.errors import UserError
 from likeness.faces.weights import check_sha256, hub_folder, model_fingerprint, weight_file
 from likeness.quality.body import LEAST_KEYPOINT_SCORE, SHOULDERS, BodyModel, Box
 from likeness.store import Store, item_key
@@ -49,17 +48,9 @@ class Lpips:
 
     @cached_property
     def model(self) -> Any:
-        import contextlib
-        import io
+        from likeness.training.losses.perceptual import read_lpips
 
-        import lpips
-        import torch
-
-        with contextlib.redirect_stdout(io.StringIO()):
-            model = lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)
-        trunk = torch.nn.Sequential(*(layer for part in range(1, 6) for layer in getattr(model.net, f"slice{part}")))
-        trunk.load_state_dict(_trunk_weights(self.path))
-        return model.eval().requires_grad_(False)
+        return read_lpips("alex", self.path, "evaluation.lpips")
 
     def distance(self, first_HWC: Image, second_HWC: Image) -> float:
         """Distance of two images of one size."""
@@ -71,25 +62,6 @@ class Lpips:
         ]
         with torch.no_grad():
             return float(self.model(*pair))
-
-
-def _trunk_weights(path: Path) -> dict[str, Any]:
-    """AlexNet's convolutions from torchvision's state dict, by their place among the trunk's layers."""
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        import torch
-
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    found = {key.removeprefix("features."): value for key, value in state.items() if key.startswith("features.")}
-    if len(found) != 10:
-        raise UserError(
-            f"evaluation.lpips: {path} holds {len(found)} of AlexNet's 10 convolution tensors (features.0.weight …). "
-            "Give torchvision's alexnet-owt-7be5be79.pth."
-        )
-    return found
 
 
 class Clip:

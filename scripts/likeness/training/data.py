@@ -7,7 +7,8 @@ D embedding width, 4 position coordinates.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -44,11 +45,14 @@ class Sample:
     outside_L: torch.Tensor
     class_TD: torch.Tensor | None = None
     landmarks_52: np.ndarray | None = None
+    of_class: bool = False
+    """Whether it is a picture of the regularisation set."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One micro-batch on the device: clean latents, clean references (None without any), embeddings, loss weights, ids.
+    """One micro-batch, of the subject or of its class, on the device: clean latents, clean references (None without any),
+    embeddings, loss weights, ids.
 
     `sample_ids` are the names of views (see `views.py`); `scale_B` is what a sample's losses count, 1 for most;
     `outside_BL` the share of each token outside of the mask, 0 without one; `class_BTD` embeds captions that name the class
@@ -66,6 +70,7 @@ class Batch:
     target_ids: torch.Tensor
     text_ids: torch.Tensor
     reference_ids: torch.Tensor | None
+    of_class: bool = False
 
     def subset(self, places: list[int]) -> Batch:
         """Only the samples at these places."""
@@ -95,15 +100,23 @@ class TrainingData:
     shown_prompts: tuple[torch.Tensor, ...] = ()
     _ids: dict[Group, tuple[torch.Tensor, ...]] = field(default_factory=dict, init=False, repr=False)
 
-    def planned(self) -> list[PlannedSample]:
-        """What the order of training is made from; samples of one micro-batch share their sizes at every resolution."""
+    def planned(self, of_class: bool = False) -> list[PlannedSample]:
+        """What the order of training is made from: the subject's samples, or those of its class.
+
+        Samples of one micro-batch share their sizes at every resolution.
+        """
         sizes: dict[str, list[Group]] = {}
         for name in sorted(self.other_views):
             sizes.setdefault(sample_of(name), []).append(self.other_views[name].group)
         return [
             PlannedSample(one.sample_id, (*one.group, *sizes.get(one.sample_id, ())), one.repeats)
             for one in self.samples.values()
+            if one.of_class == of_class
         ]
+
+    def count_kinds(self, sample_ids: Iterable[str]) -> Counter[bool]:
+        """How many of these samples are of the class, and how many the subject's."""
+        return Counter(self.samples[one].of_class for one in sample_ids)
 
     @property
     def views(self) -> dict[str, Sample]:
@@ -118,7 +131,7 @@ class TrainingData:
         """Stack views of one group; where `without_caption` is set, the caption is left empty."""
         members = [self.view(name) for name in sample_ids]
         group = members[0].group
-        assert all(one.group == group for one in members), "a micro-batch must not mix groups"
+        assert len({(one.group, one.of_class) for one in members}) == 1, "a micro-batch must not mix groups"
         texts = [
             self.empty_TD if empty else one.embedding_TD for one, empty in zip(members, without_caption, strict=True)
         ]
@@ -137,6 +150,7 @@ class TrainingData:
             of_target,
             of_text,
             of_references if has_references else None,
+            members[0].of_class,
         )
 
     def _ids_of(self, group: Group) -> tuple[torch.Tensor, ...]:
@@ -164,7 +178,7 @@ def load_samples(
     tensors = read_tensors(store, [*hashes, *prompts])
     views = {name_of_row(row, settings): make_sample(row, tensors, settings) for row in rows}
     samples = {name: one for name, one in views.items() if name == one.sample_id}
-    unmasked = {row["sample_id"] for row in rows if masked and not row["weight_sha256"]}
+    unmasked = {row["sample_id"] for row in rows if masked and not row["weight_sha256"] and not row["regularisation"]}
     if unmasked:
         logger.warning("%d of %d samples have no mask; their whole picture is learned", len(unmasked), len(samples))
     embedded = [tensors[sha256] for sha256 in prompts]
@@ -192,6 +206,7 @@ def make_sample(row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], set
         outside_mask(row, tensors, settings, grid_of(latents_CHW)),
         tensors[row["class_embedding_sha256"]] if settings.losses.output_preservation else None,
         np.array(row["landmarks"]).reshape(5, 2) if row["landmarks"] else None,
+        bool(row["regularisation"]),
     )
 
 

@@ -14,7 +14,7 @@ import io
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from likeness.errors import UserError
 from likeness.klein.load import BaseModel
 from likeness.photos.images import ImageRef, read_images
 from likeness.program import as_about
-from likeness.store import Store, item_key, sha256_of_bytes
+from likeness.store import Store, canonical_json, item_key, sha256_of_bytes
 from likeness.tables import ENCODED, FACES, HOLDOUT, MANIFEST, read_rows, write_table
 from likeness.training.base import open_base
 from likeness.training.buckets import (
@@ -59,24 +59,30 @@ def encode_samples(
     output: Path,
     holdout: Path | None = None,
     faces: Path | None = None,
+    regularisation: Sequence[Path] = (),
 ) -> int:
-    """Encode every row of a manifest, and what is held out, into the ENCODED table; returns how many models were loaded.
+    """Encode every row of a manifest, what is held out, and all pictures of the tables `regularisation`, into the ENCODED
+    table; returns how many models were loaded.
 
     Raises UserError for a photo that changed since it was indexed, is missing, or whose mask leaves nothing to learn.
     """
     rows = read_rows(manifest, MANIFEST)
     kept = [row for row in read_rows(holdout, HOLDOUT) if row["use"] == "held_out"] if holdout else []
-    samples = [(row, held_out) for group, held_out in ((rows, False), (kept, True)) for row in group]
-    by_sha256 = {image.sha256: image for image in reversed(read_images(images))}
+    of_class = [image for table in regularisation for image in class_images(table, store)]
+    extra = [regularisation_row(image, stage.regularisation_caption) for image in of_class]
+    samples = [
+        (row, use) for group, use in ((rows, ""), (kept, "held_out"), (extra, "regularisation")) for row in group
+    ]
+    by_sha256 = {image.sha256: image for image in reversed([*read_images(images), *of_class])}
     encoder = SampleEncoder(stage, store, by_sha256, read_subject_faces(faces) if faces else {})
     if stage.mirrored:
         warn_of_sides(rows)
     everything = [
-        (buckets, row, held_out, mirrored)
+        (buckets, row, use, mirrored)
         for buckets in stage.buckets
         for mirrored in ((False, True) if stage.mirrored else (False,))
-        for row, held_out in samples
-        if not (held_out and mirrored)
+        for row, use in samples
+        if not (use and mirrored)
     ]
     pictures = [encoder.pictures_of(row, buckets, mirrored) for buckets, row, _, mirrored in everything]
     encoder.release_vae()
@@ -92,9 +98,10 @@ def encode_samples(
             "class_embedding_sha256": texts[classes[row["caption"]]] if stage.class_captions else None,
             "prompts": list(stage.prompts),
             "prompt_embedding_sha256s": [texts[prompt] for prompt in stage.prompts],
-            "held_out": held_out,
+            "held_out": use == "held_out",
+            "regularisation": use == "regularisation",
         }
-        for of_picture, (_, row, held_out, _) in zip(pictures, everything, strict=True)
+        for of_picture, (_, row, use, _) in zip(pictures, everything, strict=True)
     ]
     about = as_about(
         "encoded", VERSION, stage.model_dump(mode="json", exclude={"base_model"}), base=encoder.fingerprint
@@ -278,6 +285,31 @@ def warn_of_sides(rows: Sequence[Mapping[str, Any]]) -> None:
             "training.flip: %d of %d captions say left or right, which is wrong in the mirrored picture; the first: %.80s",
             *(len(sided), len(rows), sided[0]),
         )
+
+
+def class_images(table: Path, store: Store) -> list[ImageRef]:
+    """The usable pictures of a regularisation table, those that were drawn taken back from the store where they are gone.
+
+    Their role is none of the subject's, so that no face of a photo with the same name is taken for theirs.
+    """
+    images = [replace(image, role="class") for image in read_images(table)]
+    for image in images:
+        if not Path(image.path).exists() and store.blob_path(image.sha256).exists():
+            store.restore(image.sha256, Path(image.path))
+    return images
+
+
+def regularisation_row(image: ImageRef, caption: str) -> dict[str, Any]:
+    """A picture of the class as a manifest has the subject's; its id is another one than that of a subject's sample."""
+    content = canonical_json(["regularisation", image.sha256, caption])
+    return {
+        "sample_id": sha256_of_bytes(content.encode()),
+        "image_sha256": image.sha256,
+        "mask_sha256": None,
+        "reference_sha256s": [],
+        "caption": caption,
+        "repeats": image.repeats,
+    }
 
 
 def read_subject_faces(faces: Path) -> dict[tuple[str, str], dict[str, Any]]:

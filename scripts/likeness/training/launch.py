@@ -15,12 +15,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from likeness.config.training import TrainingSettings, TrainStage
 from likeness.errors import UserError
 from likeness.lease import lease_devices, visible_devices
 from likeness.training.records import TrainingFolder
+
+if TYPE_CHECKING:
+    from likeness.training.train import Start
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 WORKER = "likeness.training.worker"
@@ -32,7 +35,7 @@ def launch(
     stage: TrainStage,
     settings: TrainingSettings,
     rows: Sequence[Mapping[str, Any]],
-    start: Path | None,
+    start: Start | None,
     missing: Sequence[int],
     key: str,
     watched: Path,
@@ -47,7 +50,7 @@ def launch(
         "stage": stage.model_dump(mode="json"),
         "settings": settings.model_dump(mode="json"),
         "rows": list(rows),
-        "start": str(start) if start else None,
+        "start": [str(start.path), start.sha256, start.is_group] if start else None,
         "missing": list(missing),
         "key": key,
         "watched": str(watched.resolve()),

@@ -60,6 +60,8 @@ class Training:
 
     def __post_init__(self) -> None:
         self.plan = Plan(self.data.planned(), self.settings.batch_size, self.settings.seed)
+        of_class = self.data.planned(of_class=True)
+        self.class_plan = Plan(of_class, self.settings.batch_size, self.settings.seed) if of_class else None
         self.back_off = BackOff(self.transformer, self.settings.batch_size)
         if self.settings.gradient_checkpointing:
             self.back_off.every = self.settings.checkpoint_every
@@ -71,6 +73,21 @@ class Training:
         """The places of this process's samples among those of a step."""
         starts = [0, *accumulate(len(ids) for ids in whole)]
         return [place for own in self.team.share(len(whole)) for place in range(starts[own], starts[own + 1])]
+
+    def shown(self, whole: Sequence[Sequence[str]]) -> list[list[str]]:
+        """The names of the views in which a step's samples are shown; pictures of the class have but one."""
+        views = choose_views(whole, self.settings, self.step)
+        of_class = [self.data.samples[ids[0]].of_class for ids in whole]
+        return [list(ids) if plain else names for ids, names, plain in zip(whole, views, of_class, strict=True)]
+
+    def step_batches(self, step: int) -> list[list[str]]:
+        """The micro-batches of one optimizer step: the subject's, then those of its class at their ratio."""
+        count, prior = self.settings.gradient_accumulation, self.settings.losses.prior_preservation
+        whole = self.plan.step_batches(step, count)
+        if self.class_plan is None or prior is None:
+            return whole
+        first, last = (int(place * count * prior.ratio) for place in (step, step + 1))
+        return whole + [self.class_plan.micro_batch(place) for place in range(first, last)]
 
     def forget_gradients(self) -> None:
         """Undo what a step that failed half-way has added up."""
@@ -91,7 +108,7 @@ def train(training: Training, last_step: int, on_step: Callable[[Training], None
 def train_step(training: Training) -> LogRow:
     """One optimizer step over all its micro-batches; raises UserError before the update where the loss is not finite."""
     settings, step = training.settings, training.step
-    whole = training.plan.step_batches(step, settings.gradient_accumulation)
+    whole = training.step_batches(step)
     ids = [sample_id for batch in whole for sample_id in batch]
     table = retry(lambda: gradients(training, whole), training.forget_gradients, training.back_off, step)
     table = training.team.unite(training.weights.values(), table, training.own_samples(whole), len(ids))
@@ -111,14 +128,14 @@ def gradients(training: Training, whole: Sequence[Sequence[str]]) -> torch.Tenso
 
     Returns a table (losses, samples) of what was seen, with the noise levels as its last row.
     """
-    count = sum(len(ids) for ids in whole)
+    counts = training.data.count_kinds(one for ids in whole for one in ids)
     own = training.team.share(len(whole))
-    shown = choose_views(whole, training.settings, training.step)
+    shown = training.shown(whole)
     drawn = draw_samples(training, shown, own)
     pairs = [list(zip(shown[place], draws, strict=True)) for place, draws in zip(own, drawn, strict=True)]
     report = Report()
     for batch in training.back_off.split(pairs):
-        terms, values = training.objective(look(training, *zip(*batch, strict=True)), count)
+        terms, values = training.objective(look(training, *zip(*batch, strict=True)), counts)
         training.objective.backward(terms, list(training.weights.values()), training.step)
         report.extend(values)
     sigmas = [draw.sigma for draws in drawn for draw in draws]
@@ -146,7 +163,7 @@ def log_row(
     *rows, norm = [*table.flatten().tolist(), float(grad_norm)]
     *losses, sigmas = [rows[start : start + count] for start in range(0, len(rows), count)]
     by_loss = dict(zip((term.name for term in training.objective.terms), losses, strict=True))
-    means = {name: math.fsum(values) / count for name, values in by_loss.items()}
+    means = training.objective.means(by_loss, training.data.count_kinds(sample_ids))
     return LogRow(
         training.objective.weigh(means),
         learning_rate,
@@ -192,8 +209,9 @@ def draw_sample(training: Training, name: str, occurrence: int) -> Draw:
     """Draw for one sample as it is shown; `occurrence` counts how often it was already seen within the step."""
     settings = training.settings
     generator = generator_for(settings.seed, "sample", training.step, sample_of(name), occurrence)
-    shape = training.data.view(name).latents_LC.shape
-    without_caption = bool(generator.random() < settings.caption_dropout)
+    shown = training.data.view(name)
+    shape = shown.latents_LC.shape
+    without_caption = bool(generator.random() < settings.caption_dropout) and not shown.of_class
     sigma = draw_sigma(settings.sigma, generator, shift_for(settings.sigma, shape[0], training.scheduler_config))
     noise_LC = torch.from_numpy(generator.standard_normal(tuple(shape), dtype=np.float32))
     if settings.noise_offset:

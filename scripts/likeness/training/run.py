@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -32,6 +32,9 @@ from likeness.training.speed import load_transformer, load_vae, speed_up
 from likeness.training.state import pack_state, unpack_state
 from likeness.training.team import ALONE, Team
 
+if TYPE_CHECKING:
+    from likeness.training.train import Start
+
 STATE_EVERY_S = 600
 """A resume state is also saved after so many seconds: large models take long to a checkpoint. It changes no result."""
 
@@ -43,7 +46,7 @@ def run_training(
     base: BaseModel,
     settings: TrainingSettings,
     rows: Sequence[Mapping[str, Any]],
-    start: Path | None,
+    start: Start | None,
     missing: Sequence[int],
     key: str,
     watched: Path | None = None,
@@ -57,7 +60,7 @@ def run_training(
     make_deterministic()
     torch.set_num_threads(settings.cpu_threads)
     data = load_samples(rows, settings, folder.store, base.device)
-    training = prepare(base, settings, data, start)
+    training = prepare(base, settings, data, start.path if start else None, start is not None and start.is_group)
     training.team = team
     save = saver(folder, base, training, key)
     record = folder.last_state(up_to=min(missing))
@@ -116,20 +119,23 @@ def check_equal(training: Training, wanted: Collection[int]) -> None:
         training.team.check_equal(training.weights.values(), training.step)
 
 
-def prepare(base: BaseModel, settings: TrainingSettings, data: TrainingData, start: Path | None) -> Training:
+def prepare(
+    base: BaseModel, settings: TrainingSettings, data: TrainingData, start: Path | None, partial: bool = False
+) -> Training:
     """Add the adapter to the transformer, load the weights it starts from, and make a fresh optimizer.
 
-    A base that is stored in 8 bits is brought to them here, and checked; UserError where it corrupts gradients.
+    With `partial`, modules that the starting file lacks start fresh. A base that is stored in 8 bits is brought to them
+    here, and checked; UserError where it corrupts gradients.
     """
     transformer = load_transformer(base, settings)
     weights = add_adapter(transformer, settings, base.layout)
     if start is not None:
         found = starting_weights(start, settings, base.layout)
-        load_weights(weights, found, str(start), partial=settings.adapter.freeze is not None)
+        load_weights(weights, found, str(start), partial=partial or settings.adapter.freeze is not None)
     optimizer = make_optimizer(weights.values(), settings.optimizer)
     config = base.config_of("scheduler", "scheduler_config.json")
     followers = [Ema(weights, settings.ema.decay)] if settings.ema.decay else []
-    vae = load_vae(base, settings) if settings.losses.identity else None
+    vae = load_vae(base, settings) if settings.losses.models else None
     training = Training(transformer, weights, optimizer, data, settings, config, base.layout, followers, vae)
     kind = settings.base_precision
     if kind != "full":

@@ -17,6 +17,7 @@ from typing import Any
 from likeness.config.losses import LossesSettings
 from likeness.config.training import AUTO_FLOOR, ONLY_SPEED, ONLY_WATCHED, TrainingSettings, TrainStage
 from likeness.errors import UserError
+from likeness.klein.fingerprint import folder_fingerprint
 from likeness.klein.load import check_trainable
 from likeness.locks import writing
 from likeness.program import as_about
@@ -51,10 +52,11 @@ CONTENT = (
 
 @dataclass(frozen=True)
 class Start:
-    """The weights that a training starts from; None for a fresh adapter."""
+    """The weights that a training starts from; None for a fresh adapter. Of a group alone, other modules start fresh."""
 
     path: Path
     sha256: str
+    is_group: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ def train_lora(
     samples = [row for row in rows if is_plain(row, stage.training)]
     settings = stage.training.resolve_steps(len(samples))
     print(steps_sum(stage.training, samples), flush=True)
+    rows += rows_of_class(encoded, settings)
     start = find_start(stage.init, previous, store)
     key = training_key(rows, settings, base.fingerprint, start)
     with writing(output_folder), open_folder(store, key) as folder:
@@ -91,7 +94,9 @@ def train_lora(
         computed = compute(folder, stage, settings, rows, start, missing, key, output_folder) if missing else 0
         folder.finish()
         losses = measure_held_out(folder, stage, settings, encoded, base.fingerprint)
-        place_files(folder, settings, [row["sample_id"] for row in samples], losses, base.fingerprint, output_folder)
+        place_files(
+            folder, settings, sorted({row["sample_id"] for row in rows}), losses, base.fingerprint, output_folder
+        )
     return Outcome(computed, max(0, settings.fixed_steps - computed), 1 if missing else 0)
 
 
@@ -99,7 +104,7 @@ def rows_to_train(manifest: Path, encoded: Path, settings: TrainingSettings) -> 
     """The ENCODED rows of the training's views, sorted by sample id, the plain one first; UserError where they are not the
     manifest's."""
     wanted = {row["sample_id"]: row["repeats"] for row in read_rows(manifest, MANIFEST)}
-    rows = [row for row in encoded_rows(encoded, settings) if not row["held_out"]]
+    rows = [row for row in encoded_rows(encoded, settings) if not row["held_out"] and not row["regularisation"]]
     plain = [row for row in rows if is_plain(row, settings)]
     if not wanted:
         raise UserError(
@@ -115,6 +120,17 @@ def rows_to_train(manifest: Path, encoded: Path, settings: TrainingSettings) -> 
     return sorted(
         rows, key=lambda row: (row["sample_id"], not is_plain(row, settings), row["resolution_px"], row["mirrored"])
     )
+
+
+def rows_of_class(encoded: Path, settings: TrainingSettings) -> list[dict[str, Any]]:
+    """The ENCODED rows of the regularisation set where the training reads it, sorted by sample id; UserError for none."""
+    if settings.losses.prior_preservation is None:
+        return []
+    found = (row for row in encoded_rows(encoded, settings) if row["regularisation"])
+    rows = [row for row in found if is_plain(row, settings)]
+    if not rows:
+        raise UserError(f"{encoded}: it has no pictures of the class. Delete it and run again; it is made anew.")
+    return sorted(rows, key=lambda row: row["sample_id"])
 
 
 def encoded_rows(encoded: Path, settings: TrainingSettings) -> list[dict[str, Any]]:
@@ -140,10 +156,11 @@ def steps_sum(asked: TrainingSettings, rows: Sequence[Mapping[str, Any]]) -> str
 
 
 def find_start(init: str, previous: Path | None, store: Store) -> Start | None:
-    """Find the weights to start from: the last step of the previous phase, a LoRA file, or none for a fresh adapter."""
-    if init == "scratch" or (init == "previous" and previous is None):
+    """Find the weights to start from: the last step of the previous phase or one group of it, a LoRA file, or none for a fresh adapter."""
+    kind, _, group = init.partition(":")
+    if init == "scratch" or (kind == "previous" and previous is None):
         return None
-    if init != "previous":
+    if kind != "previous":
         path = Path(init)
         if not path.is_file():
             raise UserError(f"phases.init: {init!r} is no file. Give the path of a LoRA, previous, or scratch.")
@@ -152,13 +169,17 @@ def find_start(init: str, previous: Path | None, store: Store) -> Start | None:
     try:
         steps = json.loads(previous.read_text("utf-8"))
         last = max(steps, key=lambda entry: entry["step"])
+        if group:
+            last = next(one for one in [last, *last.get("others", [])] if one.get("weights") == group)
         path, sha256 = previous.parent / last["file"], last["sha256"]
+    except StopIteration:
+        raise UserError(f"{previous}: its last step has no group {group!r}. Train the phase before again.") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{previous}: not the list of steps of a training ({error}). Train the phase before again."
         ) from error
     store.restore(sha256, path)
-    return Start(path, sha256)
+    return Start(path, sha256, bool(group))
 
 
 def training_key(
@@ -183,14 +204,18 @@ def training_key(
     read += ["class_embedding_sha256"] if settings.losses.output_preservation else []
     read += ["landmarks", "face_box"] if settings.losses.reads_faces else []
     read += ["resolution_px", "mirrored"] if settings.flip or settings.resolutions_px else []
-    if settings.losses.identity:
-        values["losses"]["identity"]["model"] = model_digest(Path(settings.losses.identity.model.source))
-    content = [{name: row[name] for name in read} for row in rows]
+    for name, source in settings.losses.models.items():
+        values["losses"][name]["model"] = model_digest(Path(source))
+    content = [
+        {name: row[name] for name in read} | ({"regularisation": True} if row["regularisation"] else {}) for row in rows
+    ]
     return item_key("training", VERSION, values, fingerprint, [content, start.sha256 if start else None])
 
 
 def model_digest(path: Path) -> str:
-    """What identifies a model file; a missing one is complained about where it is read."""
+    """What identifies a model's file or folder; a missing one is complained about where it is read."""
+    if path.is_dir():
+        return folder_fingerprint(path)
     return sha256_of_file(path) if path.is_file() else ""
 
 
@@ -223,15 +248,14 @@ def compute(
         print(
             f"training: from the start, since a {settings.schedule.name} schedule is drawn over all {settings.fixed_steps} steps"
         )
-    path = start.path if start else None
     if settings.processes > 1:
         from likeness.training.launch import launch
 
-        return launch(folder, stage, settings, rows, path, missing, key, watched)
+        return launch(folder, stage, settings, rows, start, missing, key, watched)
     from likeness.training.run import run_training
 
     base = open_base(stage.base_model, offline=stage.offline, dtype=settings.precision, on_gpu=True)
-    return run_training(folder, base, settings, rows, path, missing, key, watched)
+    return run_training(folder, base, settings, rows, start, missing, key, watched)
 
 
 def measure_held_out(

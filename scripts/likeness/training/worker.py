@@ -16,6 +16,7 @@ from likeness.training.launch import end_with_parent
 from likeness.training.records import TrainingFolder
 from likeness.training.run import run_training
 from likeness.training.team import Team
+from likeness.training.train import Start
 
 
 def main(job: dict[str, Any]) -> None:
@@ -28,7 +29,7 @@ def main(job: dict[str, Any]) -> None:
     stage, settings = TrainStage.model_validate(job["stage"]), TrainingSettings.model_validate(job["settings"])
     folder = TrainingFolder(Path(job["folder"]), Store(Path(job["store"])))
     base = open_base(stage.base_model, offline=stage.offline, dtype=settings.precision, device=str(state.device))
-    start = Path(job["start"]) if job["start"] else None
+    start = Start(Path(job["start"][0]), *job["start"][1:]) if job["start"] else None
     try:
         run_training(folder, base, settings, job["rows"], start, job["missing"], job["key"], Path(job["watched"]), team)
     except (UserError, TransientError) as error:

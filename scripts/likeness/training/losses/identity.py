@@ -171,13 +171,11 @@ def make_identity_loss(settings: IdentitySettings, data: TrainingData, vae: Any)
             "training.losses.identity: no sample has a face with landmarks. Use a face detector that gives landmarks, or "
             "switch the loss off."
         )
-    if len(faces) < len(data.views):
-        logger.warning("%d of %d samples have no face for the identity loss", *counts(faces, data))
+    subjects = [name for name, one in data.samples.items() if not one.of_class]
+    lacking = sum(name not in faces for name in subjects)
+    if lacking:
+        logger.warning("%d of %d samples have no face for the identity loss", lacking, len(subjects))
     return IdentityLoss(settings, vae, recogniser, faces, targets_of(own, settings.target))
-
-
-def counts(faces: Mapping[str, Face], data: TrainingData) -> tuple[int, int]:
-    return sum(name not in faces for name in data.samples), len(data.samples)
 
 
 def targets_of(own: Mapping[str, torch.Tensor], target: str) -> dict[str, torch.Tensor]:

@@ -10,19 +10,25 @@ from likeness.config.losses import LossesSettings
 from likeness.training.data import TrainingData
 from likeness.training.losses.identity import make_identity_loss
 from likeness.training.losses.objective import Loss, Objective, Term, WatchedObjective
+from likeness.training.losses.perceptual import make_contrastive_loss, make_lpips_loss
 from likeness.training.losses.preservation import masked_prior, output_preservation
 from likeness.training.losses.slider import SliderLoss
 from likeness.training.losses.velocity import VelocityLoss
 
+OF_CLASS = "prior_preservation"
+"""The one loss about pictures of the class."""
 FEW = 2
 """More auxiliary losses than this are hard to balance by hand, so their gradients are compared in the log."""
 
 MAKERS: dict[str, Callable[[Any, TrainingData, Any], Loss]] = {
-    "velocity": lambda settings, data, vae: VelocityLoss(settings),
+    "velocity": lambda settings, data, vae: VelocityLoss(settings.weighting),
     "output_preservation": lambda settings, data, vae: output_preservation,
+    "prior_preservation": lambda settings, data, vae: VelocityLoss(settings.weighting),
     "masked_prior": lambda settings, data, vae: masked_prior,
     "slider": lambda settings, data, vae: SliderLoss(settings, data.prompts),
     "identity": make_identity_loss,
+    "lpips": make_lpips_loss,
+    "contrastive": make_contrastive_loss,
 }
 """How each loss is made from its settings, the training's data and the VAE, in the order of the log."""
 
@@ -35,7 +41,7 @@ def make_objective(settings: LossesSettings, data: TrainingData, vae: Any = None
     `vae` is needed by losses that look at the picture.
     """
     on = {name: one for name in MAKERS if (one := getattr(settings, name)) is not None}
-    terms = tuple(Term(name, one, MAKERS[name](one, data, vae)) for name, one in on.items())
+    terms = tuple(Term(name, one, MAKERS[name](one, data, vae), name == OF_CLASS) for name, one in on.items())
     if len(settings.auxiliary) <= FEW:
         return Objective(terms)
     logger.warning(

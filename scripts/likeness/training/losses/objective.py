@@ -2,14 +2,16 @@
 
 A loss gives one value a sample, in float32. The sum over a step's samples is divided once by their number, so a step's
 loss is the mean over its samples however it is split into micro-batches, and the logged loss is the optimised one.
-Samples outside of a loss's window count as 0 and are not shown to it, so it costs nothing for them.
+Samples outside of a loss's window count as 0 and are not shown to it, so it costs nothing for them. Every loss is about
+the subject's samples, except one about those of its class (prior preservation); each kind is divided by its own number.
 
 Axes: B samples, L target tokens, C latent channels, T text tokens, D embedding width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -106,11 +108,14 @@ class Term:
     name: str
     settings: LossSettings
     loss: Loss
+    of_class: bool = False
+    """Whether it is about samples of the class instead of the subject's."""
 
     def values(self, seen: Seen) -> torch.Tensor:
-        """The loss of each sample; 0 for those outside of the window."""
+        """The loss of each sample; 0 for those outside of the window, and for samples that it is not about."""
         low, high = self.settings.sigma_min, self.settings.sigma_max
-        inside = [place for place, sigma in enumerate(seen.sigmas) if low <= sigma <= high]
+        asked = seen.batch.of_class == self.of_class
+        inside = [place for place, sigma in enumerate(seen.sigmas) if asked and low <= sigma <= high]
         if not inside:
             return torch.zeros(len(seen.sigmas), device=seen.noise_BLC.device)
         values_B = self.loss(seen.subset(inside))
@@ -142,15 +147,22 @@ class Objective:
 
     terms: tuple[Term, ...]
 
-    def __call__(self, seen: Seen, samples_of_step: int) -> tuple[Terms, Report]:
-        """Weighted terms whose sum is this micro-batch's part of the step's loss, and the values behind them."""
+    def __call__(self, seen: Seen, samples_of_step: Mapping[bool, int]) -> tuple[Terms, Report]:
+        """Weighted terms whose sum is this micro-batch's part of the step's loss, and the values behind them.
+
+        `samples_of_step` counts the step's samples by whether they are of the class.
+        """
         weighted: Terms = {}
         report = Report()
         for term in self.terms:
             values_B = term.values(seen) * seen.batch.scale_B
-            weighted[term.name] = term.settings.weight * values_B.sum() / samples_of_step
+            weighted[term.name] = term.settings.weight * values_B.sum() / max(1, samples_of_step[term.of_class])
             report.values[term.name] = [values_B.detach()]
         return weighted, report
+
+    def means(self, values: Mapping[str, Sequence[float]], samples_of_step: Mapping[bool, int]) -> dict[str, float]:
+        """The mean of each loss over the samples that it is about; 0 where there were none."""
+        return {term.name: math.fsum(values[term.name]) / max(1, samples_of_step[term.of_class]) for term in self.terms}
 
     def weigh(self, values: dict[str, float]) -> float:
         """The optimised loss from the unweighted ones."""

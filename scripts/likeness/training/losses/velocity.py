@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import torch
 
-from likeness.config.losses import VelocityLossSettings
 from likeness.training.losses.objective import Seen
 
 BELL_FOOT = math.exp(-0.5)
@@ -25,11 +24,11 @@ BELL_MEAN = math.sqrt(math.pi / 2) * math.erf(math.sqrt(0.5)) - BELL_FOOT
 class VelocityLoss:
     """Weighted squared error of the velocity, Σ w·(v̂ − v)² / (C · Σ w), times the weighting of the noise level."""
 
-    settings: VelocityLossSettings
+    weighting: str
 
     def __call__(self, seen: Seen) -> torch.Tensor:
         error_B = weighted_error(seen.predicted_BLC, seen.target_BLC, seen.batch.weights_BL)
-        return error_B * sigma_weights(seen.sigma_B, self.settings.weighting)
+        return error_B * sigma_weights(seen.sigma_B, self.weighting)
 
 
 def weighted_error(predicted_BLC: torch.Tensor, target_BLC: torch.Tensor, weights_BL: torch.Tensor) -> torch.Tensor:
