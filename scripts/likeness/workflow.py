@@ -305,17 +305,6 @@ class Plan(ProjectFiles):
         )
         return self.params(self.resolved(stage, base_model="base"), "draw_class_images")
 
-    def regularisation_to_encode(self, wildcards: Any) -> list[str]:
-        """The tables of pictures of the class, where a training of the phase reads them."""
-        subject = self.subjects[wildcards.subject]
-        if not subject.regularised(wildcards.phase):
-            return []
-        folder, own = f"results/{wildcards.subject}/regularisation", subject.regularisation
-        return [f"{folder}/photos.parquet"] * bool(own.photos) + [f"{folder}/drawn.parquet"] * bool(own.drawn)
-
-    def regularisation_flag(self, wildcards: Any) -> str:
-        return " ".join(f"--regularisation {path}" for path in self.regularisation_to_encode(wildcards))
-
     def train_lora(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
         phase = subject.phases[wildcards.phase]
@@ -445,16 +434,6 @@ class Plan(ProjectFiles):
 
     def previous_flag(self, wildcards: Any) -> str:
         return " ".join(f"--previous {path}" for path in self.previous_steps(wildcards))
-
-    def targets_table(self, wildcards: Any) -> list[str]:
-        """The ablation's table that a training takes its targets from."""
-        wish = self.subjects[wildcards.subject].training_of(wildcards.variant, wildcards.phase).targets_from
-        if wish is None:
-            return []
-        return [wish.table or f"results/{wildcards.subject}/ablation/{wish.ablation}.parquet"]
-
-    def targets_flag(self, wildcards: Any) -> str:
-        return " ".join(f"--ablation {shlex.quote(path)}" for path in self.targets_table(wildcards))
 
     def external_flag(self, wildcards: Any) -> str:
         """`--loras` for the files of external variants, where there are any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,27 @@ class ProjectFiles:
     def regularisation_files(self, wildcards: Any) -> list[str]:
         """Photos of the class of a subject."""
         return [photo.path for photo in list_photos(self.subjects[wildcards.subject].regularisation.photos)]
+
+    def regularisation_to_encode(self, wildcards: Any) -> list[str]:
+        """The tables of pictures of the class, where a training of the phase reads them."""
+        subject = self.subjects[wildcards.subject]
+        if not subject.regularised(wildcards.phase):
+            return []
+        folder, own = f"results/{wildcards.subject}/regularisation", subject.regularisation
+        return [f"{folder}/photos.parquet"] * bool(own.photos) + [f"{folder}/drawn.parquet"] * bool(own.drawn)
+
+    def regularisation_flag(self, wildcards: Any) -> str:
+        return " ".join(f"--regularisation {path}" for path in self.regularisation_to_encode(wildcards))
+
+    def targets_table(self, wildcards: Any) -> list[str]:
+        """The ablation's table that a training takes its targets from."""
+        wish = self.subjects[wildcards.subject].training_of(wildcards.variant, wildcards.phase).targets_from
+        if wish is None:
+            return []
+        return [wish.table or f"results/{wildcards.subject}/ablation/{wish.ablation}.parquet"]
+
+    def targets_flag(self, wildcards: Any) -> str:
+        return " ".join(f"--ablation {shlex.quote(path)}" for path in self.targets_table(wildcards))
 
     def files_of_shard(self, wildcards: Any) -> list[str]:
         """Photos, hand-made masks and pair tables of one shard."""

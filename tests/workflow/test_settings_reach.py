@@ -49,6 +49,7 @@ subjects:
       adapter: {orthogonal: {concept: 1}}
       masked_loss: {kind: person}
       samples: {prompts: [a person]}
+      targets_from: {table: elsewhere.parquet}
       losses:
         output_preservation: {}
         prior_preservation: {}
@@ -132,7 +133,7 @@ OTHER: dict[str, Any] = {
     "captions.url": "http://localhost:2",
     "captions.instruction": "swap the head",
     "phases.*.training": {"rank": 16},
-    "training.targets_from": {"table": "elsewhere.parquet"},
+    "training.targets_from.ablation": "blocks",
     "phases.*.balance": {"close": 0.5, "half": 0.5},
     "export.*.phases": ["main"],
     "export.*.overrides": {"seed": 7},
@@ -250,10 +251,14 @@ READ_BY: dict[str, set[str]] = {
     "phases.*.learning_rate": {"train_lora", "export_dataset"},
     "phases.*.training": {"train_lora", "export_dataset"},
     "training.targets_from": TRAINING,
+    "training.targets_from.ablation": {*TRAINING, "ablate_lora"},
     "export.*.overrides": {"export_dataset"},
     "export.*.phases": {"export_dataset"},
     "training": TRAINING,
     "training.buckets": {*TRAINING, "encode_samples", *SCORES},
+    "training.buckets.diptych": {
+        *("train_lora", "publish_lora", "encode_samples", "score_base", "score_checkpoints", "score_finalists")
+    },
     "training.masked_loss.kind": {*TRAINING, "decide_phases", "encode_samples"},
     "training.held_out_sigmas": {*TRAINING, "encode_samples"},
     "training.samples.prompts": {*TRAINING, "encode_samples"},
@@ -343,7 +348,7 @@ def change(values: dict[str, Any], name: str, field: FieldInfo) -> None:
     """Change one setting in a dump of the project."""
     *folders, last = name.split(".")
     keys = dict(KEYS)
-    if ".pairs." in name or name.endswith("captions.instruction"):
+    if ".pairs." in name or name.endswith(("captions.instruction", "buckets.diptych")):
         keys["subjects"] = "swap"
     if name.endswith("variants.*.lora"):
         keys["variants"] = "old"
@@ -367,6 +372,17 @@ def change(values: dict[str, Any], name: str, field: FieldInfo) -> None:
     if last == "adapter_precision":
         # Only one optimizer goes with an adapter in bfloat16.
         place["optimizer"]["name"] = "adamw_kahan"
+    if last in ("flip", "resolutions_px"):
+        # Pairs are of one size.
+        place["losses"]["contrastive"] = None
+    if name.endswith("targets_from.ablation"):
+        # One table is read, and its LoRA must not wait for this training.
+        place["table"] = None
+        of = values["subjects"]["robin"]["ablation"]["blocks"]["of"]
+        of.update({"variant": None, "phase": None, "file": "drawer/one.safetensors"})
+    if name.endswith("buckets.diptych"):
+        # Only the target's half may be learned.
+        values["subjects"]["swap"]["training"]["losses"]["velocity"]["region"] = "right_half"
     if name.endswith("adapter.kind"):
         # Frozen directions are a LoRA's.
         place["orthogonal"] = None

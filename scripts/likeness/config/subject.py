@@ -212,11 +212,13 @@ class Subject(Settings):
             yield "regularisation: no training reads it; set training.losses.prior_preservation, or remove it"
 
     def _wrong_sources(self) -> Iterator[str]:
-        """Groups and ablation tables that are not there, or that would wait for the training that reads them."""
+        """Diptychs without a source; groups and ablation tables that are not there, or that would wait for the training that reads them."""
         for name in self.native_variants:
             phases = self.phases_of(name)
             for place, phase in enumerate(phases):
                 training, group = self.training_of(name, phase), self.phases[phase].group
+                if training.buckets.diptych and self.kind != "pairs":
+                    yield f"training.buckets.diptych: recipe {self.recipe!r} has no sources to put on the left"
                 groups = self.training_of(name, phases[place - 1]).adapter.groups if place else {}
                 if group is not None and place and group not in groups:
                     yield f"phases.{phase}.init: the phase before saves no group {group!r}; {nearest(group, groups)}"

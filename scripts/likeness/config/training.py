@@ -120,6 +120,11 @@ class BucketSettings(Settings):
         le=4096,
         description="Side of the square whose area references are capped to, in px; null: the pipeline's own cap.",
     )
+    diptych: bool = Field(
+        default=False,
+        description="Edit: source and target side by side as one picture, without references, captioned and drawn as ICEdit "
+        "does; needs losses.velocity.region: right_half. Other references are left out.",
+    )
 
 
 class SampleSettings(Settings):
@@ -337,6 +342,12 @@ class TrainingSettings(Settings):
                 f"adapter.lokr_factor × rank ({self.adapter.lokr_factor} × {self.rank}) must be at most {HIGHEST_LOKR_RANK}: "
                 "it is the rank of the LoRA that a LoKr equals, as which it is drawn and published"
             )
+        if self.buckets.diptych and self.losses.velocity.region != "right_half":
+            raise ValueError(
+                "losses.velocity.region must be right_half with buckets.diptych, or the source would be learned"
+            )
+        if self.buckets.diptych and self.losses.prior_preservation:
+            raise ValueError("losses.prior_preservation learns single pictures, which buckets.diptych does not have")
         if self.losses.masked_prior and self.masked_loss.kind is None:
             raise ValueError("losses.masked_prior keeps what lies outside of the mask; set masked_loss.kind")
         if self.ema.decay and name == "schedulefree":

@@ -24,6 +24,7 @@ from likeness.config.training import EncodeStage
 from likeness.errors import UserError
 from likeness.evaluation.pictures import png_bytes
 from likeness.evaluation.prompts import GridPoint
+from likeness.klein.diptych import diptych_caption, keep_left, right_of
 from likeness.lease import device_of_job
 from likeness.photos.images import ImageRef
 from likeness.store import Store, item_key
@@ -150,7 +151,17 @@ class Drawer:
         }
         if request.weights:
             content["weights"] = dict(request.weights)
+        if self.is_diptych(point):
+            content["diptych"] = True
         return item_key(STAGE, VERSION, settings, self.fingerprint, content)
+
+    def is_diptych(self, point: GridPoint) -> bool:
+        """Whether a point is drawn as the right half of a diptych, whose left half is the source."""
+        return self.stage.buckets.diptych and bool(point.reference_sha256s)
+
+    def said(self, point: GridPoint) -> str:
+        """The prompt that is encoded."""
+        return diptych_caption(point.prompt) if self.is_diptych(point) else point.prompt
 
     def draw(self, requests: Sequence[Request]) -> dict[Request, str]:
         """Draw what the store lacks, one LoRA after the other, and return the images' sha256 by request."""
@@ -219,10 +230,20 @@ class Drawer:
             offline=self.stage.offline,
         )
         encoder = SampleEncoder(stage, self.store, self.images)
-        references = dict.fromkeys(sha for request in requests for sha in request.point.reference_sha256s)
+        points = dict.fromkeys(request.point for request in requests)
+        references = dict.fromkeys(
+            sha for point in points for sha in point.reference_sha256s if not self.is_diptych(point)
+        )
         latents = {sha: encoder.reference(encoder.image_of(sha), self.reference_pixels) for sha in references}
+        latents |= {
+            source_key(point): encoder.target(
+                encoder.image_of(point.reference_sha256s[0]), (point.width_px, point.height_px)
+            )
+            for point in points
+            if self.is_diptych(point)
+        }
         encoder.release_vae()
-        prompts = dict.fromkeys(["", *(request.point.prompt for request in requests)])
+        prompts = dict.fromkeys(["", *map(self.said, points)])
         embeddings = {prompt: encoder.embedding(prompt) for prompt in prompts}
         release_text_encoder(encoder)
         self._encoders_loaded += encoder.models_loaded
@@ -236,7 +257,8 @@ class Drawer:
         """Requests that can share a batch (equal sizes of the image and of all references), in order."""
         groups: dict[Any, list[Request]] = {}
         for request in requests:
-            shapes = tuple(tuple(latents.shape) for latents in inputs.references(request.point))
+            beside = [] if self.is_diptych(request.point) else inputs.references(request.point)
+            shapes = tuple(tuple(latents.shape) for latents in beside)
             groups.setdefault((request.point.width_px, request.point.height_px, shapes), []).append(request)
         size = self.stage.evaluation.batch_size
         for group in groups.values():
@@ -266,25 +288,34 @@ class Drawer:
                 f"evaluation.width_px, height_px: {width_px}×{height_px} px are not whole tokens of {self.token_px} px. "
                 "Take multiples of it."
             )
+        diptych = self.is_diptych(points[0])
+        width_px *= 2 if diptych else 1
         rows, columns = height_px // self.token_px, width_px // self.token_px
         channels = int(self._base.transformer.config["in_channels"])
         noise = [initial_noise(point.seed, point.noise_key, (rows * columns, channels)) for point in points]
         device, dtype = self._base.device, self._base.dtype
-        embeddings_BTD = torch.stack([inputs.embedding(point.prompt) for point in points]).to(device, dtype)
+        embeddings_BTD = torch.stack([inputs.embedding(self.said(point)) for point in points]).to(device, dtype)
+        noise_BLC = torch.stack(noise).to(device)
+        hooks = {}
+        if diptych:
+            sources_BCHW = torch.stack([inputs.source(point) for point in points]).to(device)
+            hooks["on_step_end"] = keep_left(sources_BCHW, noise_BLC)
         sample = partial(
             sample_images,
             self._base,
             self._base.scheduler,
             embeddings_BTD,
             inputs.embedding("")[None].to(device, dtype),
-            torch.stack(noise).to(device),
+            noise_BLC,
             height_px,
             width_px,
-            [inputs.references(point) for point in points] if points[0].reference_sha256s else None,
+            [inputs.references(point) for point in points] if points[0].reference_sha256s and not diptych else None,
             num_inference_steps=self.steps,
+            **hooks,
         )
-        latents_BLC = self._latents(sample, points, (rows, columns))
-        images_BCHW = decode_latents(self._base.vae, unpack(latents_BLC, rows, columns)).float()
+        latents_BCHW = unpack(self._latents(sample, points, (rows, columns)), rows, columns)
+        images_BCHW = decode_latents(self._base.vae, latents_BCHW).float()
+        images_BCHW = right_of(images_BCHW) if diptych else images_BCHW
         pixels_BHWC = ((images_BCHW / 2 + 0.5).clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
         return list(pixels_BHWC.cpu().numpy())
 
@@ -308,12 +339,21 @@ class Inputs:
         """Latents_CHW of a point's references, in order."""
         return [self._tensor(self._latents[sha256]) for sha256 in point.reference_sha256s]
 
+    def source(self, point: GridPoint) -> torch.Tensor:
+        """Latents_CHW of a diptych's left half."""
+        return self._tensor(self._latents[source_key(point)])
+
     def _tensor(self, sha256: str) -> torch.Tensor:
         from likeness.training.encode import read_tensors
 
         if sha256 not in self._read:
             self._read |= read_tensors(self._store, [sha256])
         return self._read[sha256]
+
+
+def source_key(point: GridPoint) -> str:
+    """What the left half of a point's diptych is made of: the source at the size that is drawn."""
+    return f"{point.reference_sha256s[0]} {point.width_px}x{point.height_px}"
 
 
 def release_text_encoder(encoder: SampleEncoder) -> None:

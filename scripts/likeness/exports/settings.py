@@ -156,7 +156,7 @@ NATIVE = frozenset(
     name
     for name in DEFAULTS
     if name.startswith(NATIVE_PREFIXES)
-    or name in ("targets_from", "schedule.power", "schedule.end", "schedule.stage_at")
+    or name in ("buckets.diptych", "targets_from", "schedule.power", "schedule.end", "schedule.stage_at")
 )
 """Settings of the native trainer alone: a declaration need not name them, and a changed one is warned of."""
 

@@ -225,7 +225,9 @@ def learned_mask(
     if settings.masked_loss.kind is None or not row["weight_sha256"]:
         return None
     mask_HW = tensors[row["weight_sha256"]]
-    return 1.0 - mask_HW if settings.masked_loss.inverted else mask_HW
+    mask_HW = 1.0 - mask_HW if settings.masked_loss.inverted else mask_HW
+    # The left half of a diptych is the source: no mask of the target lies there.
+    return torch.cat([torch.zeros_like(mask_HW), mask_HW], dim=1) if settings.buckets.diptych else mask_HW
 
 
 def sample_weights(

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from likeness.config.training import BucketSettings, EncodeStage
 from likeness.errors import UserError
+from likeness.klein.diptych import diptych_caption, join
 from likeness.klein.load import BaseModel
 from likeness.photos.images import ImageRef, read_images
 from likeness.program import as_about
@@ -86,22 +87,23 @@ def encode_samples(
     ]
     pictures = [encoder.pictures_of(row, buckets, mirrored) for buckets, row, _, mirrored in everything]
     encoder.release_vae()
-    classes = {row["caption"]: class_caption(stage, row["caption"]) for row, _ in samples if stage.class_captions}
-    captions = dict.fromkeys(["", *(row["caption"] for row, _ in samples), *classes.values(), *stage.prompts])
+    said = [caption_of(row, buckets) for buckets, row, _, _ in everything]
+    classes = {caption: class_caption(stage, caption) for caption in said if stage.class_captions}
+    captions = dict.fromkeys(["", *said, *classes.values(), *stage.prompts])
     texts = {caption: encoder.embedding(caption) for caption in captions}
     encoded = [
         {
             **of_picture,
-            "embedding_sha256": texts[row["caption"]],
+            "embedding_sha256": texts[caption],
             "empty_embedding_sha256": texts[""],
             "repeats": row["repeats"],
-            "class_embedding_sha256": texts[classes[row["caption"]]] if stage.class_captions else None,
+            "class_embedding_sha256": texts[classes[caption]] if stage.class_captions else None,
             "prompts": list(stage.prompts),
             "prompt_embedding_sha256s": [texts[prompt] for prompt in stage.prompts],
             "held_out": use == "held_out",
             "regularisation": use == "regularisation",
         }
-        for of_picture, (_, row, use, _) in zip(pictures, everything, strict=True)
+        for of_picture, caption, (_, row, use, _) in zip(pictures, said, everything, strict=True)
     ]
     about = as_about(
         "encoded", VERSION, stage.model_dump(mode="json", exclude={"base_model"}), base=encoder.fingerprint
@@ -144,21 +146,46 @@ class SampleEncoder:
             raise UserError(f"{target.path}: its size is missing from the images table. Run the photos stage again.")
         size = assign_bucket(target.width_px, target.height_px, bucket_sizes(buckets, self.base.token_px))
         warn_of_enlargement(target, size)
+        mask_sha256 = row["mask_sha256"] if self.stage.mask_kind is not None else None
+        pictures = (
+            self.diptych_of(row, target, size, mirrored)
+            if buckets.diptych
+            else self.picture_of(row, target, size, buckets, mirrored)
+        )
+        return {
+            "sample_id": row["sample_id"],
+            "resolution_px": buckets.resolution_px,
+            "height_px": size[1],
+            "weight_sha256": self.weights(target, mask_sha256, size, mirrored) if mask_sha256 else None,
+            **pictures,
+            "mirrored": mirrored,
+        }
+
+    def picture_of(
+        self, row: Mapping[str, Any], target: ImageRef, size: Size, buckets: BucketSettings, mirrored: bool
+    ) -> dict[str, Any]:
+        """A target with its references beside it."""
         max_pixels = buckets.reference_resolution_px**2 if buckets.reference_resolution_px else None
         references = [
             self.reference(self.image_of(sha256), max_pixels, mirrored) for sha256 in row["reference_sha256s"] or []
         ]
-        mask_sha256 = row["mask_sha256"] if self.stage.mask_kind is not None else None
         return {
-            "sample_id": row["sample_id"],
-            "resolution_px": buckets.resolution_px,
             "width_px": size[0],
-            "height_px": size[1],
             "latents_sha256": self.target(target, size, mirrored),
             "reference_latents_sha256s": references,
-            "weight_sha256": self.weights(target, mask_sha256, size, mirrored) if mask_sha256 else None,
             **self.face_of(target, size, mirrored),
-            "mirrored": mirrored,
+        }
+
+    def diptych_of(self, row: Mapping[str, Any], target: ImageRef, size: Size, mirrored: bool) -> dict[str, Any]:
+        """Source and target, each mirrored or none, as one picture of twice the width; the face is that of the right half."""
+        source = self.image_of(row["reference_sha256s"][0])
+        content = ["diptych", source.sha256, target.sha256, *size, *marked(mirrored)]
+        face = self.face_of(target, size, mirrored)
+        return {
+            "width_px": 2 * size[0],
+            "latents_sha256": self.item(LATENTS, content, lambda: self._encode_diptych(source, target, size, mirrored)),
+            "reference_latents_sha256s": [],
+            **{name: moved_right(values, size[0]) for name, values in face.items()},
         }
 
     def face_of(self, image: ImageRef, size: Size, mirrored: bool) -> dict[str, Any]:
@@ -232,11 +259,17 @@ class SampleEncoder:
         return open_base(self.stage.base_model, offline=self.stage.offline, dtype=dtype, on_gpu=True)
 
     def _encode_target(self, image: ImageRef, size: Size, mirrored: bool) -> torch.Tensor:
+        return self._encode_pixels(as_shown(cover_and_crop(read_checked(image), size), mirrored))
+
+    def _encode_diptych(self, source: ImageRef, target: ImageRef, size: Size, mirrored: bool) -> torch.Tensor:
+        halves = [as_shown(cover_and_crop(read_checked(image), size), mirrored) for image in (source, target)]
+        return self._encode_pixels(join(*halves))
+
+    def _encode_pixels(self, pixels_HWC: np.ndarray) -> torch.Tensor:
         import torch
 
         from likeness.klein.latents import encode_images
 
-        pixels_HWC = as_shown(cover_and_crop(read_checked(image), size), mirrored)
         image_CHW = torch.from_numpy(pixels_HWC.copy()).permute(2, 0, 1).float() / 127.5 - 1.0
         return encode_images(self.vae_base.vae, image_CHW[None])[0]
 
@@ -285,6 +318,16 @@ def warn_of_sides(rows: Sequence[Mapping[str, Any]]) -> None:
             "training.flip: %d of %d captions say left or right, which is wrong in the mirrored picture; the first: %.80s",
             *(len(sided), len(rows), sided[0]),
         )
+
+
+def caption_of(row: Mapping[str, Any], buckets: BucketSettings) -> str:
+    """The caption that is encoded: a diptych's says what is on its halves."""
+    return diptych_caption(row["caption"]) if buckets.diptych else row["caption"]
+
+
+def moved_right(points: Sequence[float] | None, by_px: int) -> list[float] | None:
+    """Points x, y, x, y … so many px further right."""
+    return None if points is None else [value + by_px * (place % 2 == 0) for place, value in enumerate(points)]
 
 
 def class_images(table: Path, store: Store) -> list[ImageRef]:
