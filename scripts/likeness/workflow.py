@@ -239,9 +239,7 @@ class Plan(ProjectFiles):
             trigger=subject.trigger if with_class else "",
             class_word=subject.class_word if with_class else "",
             prompts=tuple(dict.fromkeys(prompt for one in chosen for prompt in one.prompts)),
-            regularisation_caption=(
-                subject.regularisation.caption_of(subject.class_word) if subject.regularised(wildcards.phase) else ""
-            ),
+            regularisation_caption=subject.class_caption(wildcards.phase),
             offline=self.project.offline,
             cpu_threads=self.project.cpu_threads,
         )

@@ -200,6 +200,10 @@ class Subject(Settings):
             if phase in self.phases_of(name)
         )
 
+    def class_caption(self, phase: str) -> str:
+        """The caption of pictures of the class, where a training of the phase reads them."""
+        return self.regularisation.caption_of(self.class_word) if self.regularised(phase) else ""
+
     def _wrong_regularisation(self) -> Iterator[str]:
         """A loss without the pictures that it reads, or pictures that nothing reads."""
         read = any(self.regularised(phase) for phase in self.phases)

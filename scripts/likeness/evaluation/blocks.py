@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from likeness.evaluation.metrics import REGISTRY
-from likeness.training.targets import KNOCK_IN, KNOCK_OUT, choose_blocks, chosen_targets, strongest
+from likeness.training.targets import CLEAR, KNOCK_IN, KNOCK_OUT, choose_blocks, chosen_targets, strongest
 
 __all__ = [
+    "CLEAR",
     "IMAGE_CHANGE",
     "KNOCK_IN",
     "KNOCK_OUT",
