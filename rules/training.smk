@@ -19,11 +19,12 @@ rule index_regularisation:
         runtime=lambda wildcards, attempt: 60 * attempt,
     params:
         stage=plan.index_regularisation,
+        store=plan.store,
     message:
         "Index pictures of the class of {wildcards.subject}"
     shell:
         'python "$LIKENESS/index_regularisation.py" '
-        "--settings {params.stage:q} --output {output} "
+        "--settings {params.stage:q} --store {params.store:q} --output {output} "
         "> {log} 2>&1"
 
 

@@ -9,6 +9,7 @@ from likeness.store import Work
 
 def main() -> Work:
     parser = parser_for(__doc__)
+    parser.add_argument("--store", type=Path, required=True, help="folder of stored items")
     parser.add_argument("--output", type=Path, required=True, help="regularisation/photos.parquet")
     args = parser.parse_args()
     stage = read_settings(args.settings, RegularisationStage)
@@ -16,12 +17,14 @@ def main() -> Work:
 
     from likeness.photos.index import VERSION
     from likeness.photos.regularisation import index_regularisation
+    from likeness.store import Store
     from likeness.tables import PHOTOS, write_table
 
-    rows = index_regularisation(stage)
+    store = Store(args.store)
+    rows = index_regularisation(stage, store)
     write_table(args.output, PHOTOS, rows, as_about("regularisation", VERSION, stage))
     print(f"{sum(row['status'] == 'ok' for row in rows)} of {len(rows)} photos of the class can be used")
-    return Work()
+    return store.work()
 
 
 if __name__ == "__main__":

@@ -183,6 +183,7 @@ SCORES = {*DRAWN, "ablate_lora"}
 TRAINING = {"train_lora", "train_external", "export_dataset", "publish_lora"}
 WITH_ITEMS = {
     "draw_class_images",
+    "index_regularisation",
     *SHARDED,
     "merge_faces",
     "merge_masks",
