@@ -47,8 +47,9 @@ new: $(VENV)/.installed ## NAME=jane RECIPE=character PHOTOS=path TRIGGER=j4ne: 
 curate: $(VENV)/.installed ## every photo, its fate and reason, mask and caption; stops before anything that needs a GPU
 	$(RUN) -m snakemake --cores $(CORES) curate
 
-try: $(VENV)/.installed ## NAME=jane PROMPT="…" SCALE=0.9: draw one image with the published LoRA
-	@$(RUN) scripts/try_lora.py --name "$(NAME)" --prompt "$(PROMPT)" --scale "$(or $(SCALE),1.0)"
+try: $(VENV)/.installed ## NAME=jane PROMPT="…" SCALE=0.9, BESIDE=film.safetensors METHOD=sum|k-lora|masked WORD=film: draw one image
+	@$(RUN) scripts/try_lora.py --name "$(NAME)" --prompt "$(PROMPT)" --scale "$(or $(SCALE),1.0)" \
+	  $(if $(BESIDE),--beside "$(BESIDE)" --method "$(or $(METHOD),sum)" $(if $(WORD),--word "$(WORD)"))
 
 models: $(VENV)/.installed ## fetch and verify the configured models, so that runs can be offline
 	$(RUN) -m snakemake --cores 1 --forcerun fetch_models -- models

@@ -56,7 +56,7 @@ rule write_report:
     input:
         decisions=plan.of_all("results/{subject}/phases/decisions.parquet"),
         published=plan.of_all("results/{subject}/lora/published.json"),
-        ablations=plan.surgery.all_ablations,
+        measured=plan.surgery.all_measured,
         curation="results/report/curate.html",
     output:
         scores="results/scores.parquet",

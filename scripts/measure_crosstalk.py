@@ -1,105 +1,54 @@
-"""Measure what two subjects' LoRAs do to each other before they are mixed.
+"""Measure what two LoRAs do to each other before they are mixed.
 
-Prints how far their changes of weight share directions, and what each subject's metrics lose when both LoRAs are on.
-Both subjects must be configured and scored; their published LoRAs are used unless files are given.
+Writes how far their changes of weight share directions, module by module, and what each subject's metrics lose when both
+LoRAs are on; a sheet of the images beside the tables is a by-product.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import os
 from pathlib import Path
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
 
-from likeness.config.evaluation import ScoreStage
-from likeness.errors import UserError, nearest
-from likeness.program import read_settings, run, set_threads
-from likeness.store import Store
-
-if TYPE_CHECKING:
-    from likeness.workflow import Plan
+from likeness.config.surgery import CrosstalkStage
+from likeness.program import parser_for, read_settings, run, set_threads
+from likeness.store import Store, Work
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--names", nargs=2, required=True, metavar=("FIRST", "SECOND"), help="the two subjects")
-    parser.add_argument("--loras", nargs=2, type=Path, help="their LoRA files; default: the published ones")
+def main() -> Work:
+    parser = parser_for(__doc__)
     parser.add_argument(
-        "--method", choices=("sum", "k-lora", "masked"), default="sum", help="how both are used at once"
+        "--subjects", nargs="+", required=True, help="the subject, and the other one if it is a subject"
     )
-    parser.add_argument("--folder", type=Path, default=Path(), help="the project's folder")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--parents", type=Path, nargs="*", default=[], help="lists or files of both LoRAs but `best`")
+    parser.add_argument("--scores", type=Path, nargs="*", default=[], help="score tables from which `best` is chosen")
+    parser.add_argument("--checkpoints", type=Path, nargs="*", default=[], help="steps.json files behind them")
+    parser.add_argument("--loras", type=Path, nargs="*", default=[], help="finished LoRA files behind them")
+    parser.add_argument("--bases", type=Path, nargs="+", required=True, help="the base's score table of each subject")
+    parser.add_argument("--holdouts", type=Path, nargs="+", required=True, help="one of each subject")
+    parser.add_argument("--images", type=Path, nargs="+", required=True, help="photos or pairs table of each subject")
+    parser.add_argument("--manifests", type=Path, nargs="+", required=True, help="all of the first subject")
+    parser.add_argument("--other-manifests", type=Path, nargs="*", default=[], help="all of the second subject")
+    parser.add_argument("--store", type=Path, required=True)
+    parser.add_argument("--losses", type=Path, required=True, help="table of metrics to write")
+    parser.add_argument("--overlaps", type=Path, required=True, help="table of modules to write")
     args = parser.parse_args()
-    files = [path.resolve() for path in args.loras or []]
-    os.chdir(args.folder)
+    stage = read_settings(args.settings, CrosstalkStage)
+    set_threads(stage.scorings[0].evaluation.cpu_threads)
 
-    from likeness.evaluation.draw import LoraFile
-    from likeness.lora.crosstalk import mean_overlap, overlaps
-    from likeness.lora.files import open_lora
-    from likeness.store import sha256_of_file
-    from likeness.workflow import Plan
+    from likeness.evaluation.crosstalk import measure_crosstalk, sides_of
+    from likeness.evaluation.parents import Candidates, find_parents
+    from likeness.evaluation.score import Workplace, loras_by_hash
 
-    plan = Plan.load([], {})
-    for name in args.names:
-        if name not in plan.subjects:
-            raise UserError(f"no subject {name!r}; {nearest(name, plan.subjects)}")
-    files = files or [Path("results") / name / "lora" / f"{name}.safetensors" for name in args.names]
-    for file in files:
-        if not file.is_file():
-            raise UserError(f"{file} is not there. Publish that subject first, or give --loras.")
-    loras = [LoraFile(file, sha256_of_file(file)) for file in files]
-    shared = overlaps(*(open_lora(file) for file in files))
-    inputs, outputs = mean_overlap(shared)
-    found: dict[str, Any] = {
-        "overlap": {"inputs": inputs, "outputs": outputs, "modules": [one._asdict() for one in shared]},
-        "subjects": {
-            name: losses_of(plan, name, pair[0], pair[1], args)
-            for name, pair in zip(args.names, (loras, loras[::-1]), strict=True)
-        },
-    }
-    print(json.dumps(found) if args.json else described(found))
-
-
-def losses_of(plan: Plan, name: str, own: Any, other: Any, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """What one subject loses when the other LoRA is on as well."""
-    from likeness.evaluation.crosstalk import measure_crosstalk
-    from likeness.evaluation.score import Workplace
-
-    stage = read_settings(plan.score_base(SimpleNamespace(subject=name)), ScoreStage)
-    set_threads(stage.evaluation.cpu_threads)
-    folder = Path("results") / name
-    manifests = [folder / "phases" / f"{phase}.parquet" for phase in plan.subjects[name].phases]
-    images = folder / f"{plan.kind(name)}.parquet"
-    workplace = Workplace(stage, folder / "phases" / "holdout.parquet", manifests, images, Store(Path(plan.store)))
-    words = [plan.subjects[one].trigger for one in (name, *(each for each in args.names if each != name))]
-    found = measure_crosstalk(workplace, own, other, folder / "evaluation" / "base", name, args.method, words)
-    return [one._asdict() | {"difference": one.difference._asdict()} for one in found]
-
-
-def described(found: dict[str, Any]) -> str:
-    """The findings for people."""
-    overlap = found["overlap"]
-    lines = [
-        f"{len(overlap['modules'])} modules in common; shared directions, weighted by energy: "
-        f"inputs {overlap['inputs']:.3f}, outputs {overlap['outputs']:.3f} (0 none, 1 all)"
-    ]
-    for one in sorted(overlap["modules"], key=lambda one: -abs(one["cosine"]))[:5]:
-        chance = max(one["inputs_by_chance"], one["outputs_by_chance"])
-        lines.append(
-            f"  {one['module']}: cosine {one['cosine']:+.3f}, inputs {one['inputs']:.3f}, "
-            f"outputs {one['outputs']:.3f} (chance {chance:.3f})"
-        )
-    for name, losses in found["subjects"].items():
-        lines.append(f"{name}, both LoRAs on instead of its own alone:")
-        for one in losses:
-            parts = one["difference"]
-            interval = "" if parts["low"] is None else f" ({parts['low']:+.3f} to {parts['high']:+.3f})"
-            lines.append(
-                f"  {one['metric']}: {one['alone']:.3f} → {one['together']:.3f}, {parts['value']:+.3f}{interval}"
-            )
-    return "\n".join(lines)
+    store = Store(args.store)
+    candidates = Candidates(args.scores, loras_by_hash(args.checkpoints, args.loras, store))
+    parents = [stage.crosstalk.of, stage.crosstalk.beside]
+    own, other = find_parents(parents, args.parents, candidates, stage.choice, store)
+    tables = zip(args.holdouts, (args.manifests, args.other_manifests), args.images, strict=False)
+    workplaces = [Workplace(scoring, *paths, store) for scoring, paths in zip(stage.scorings, tables, strict=True)]
+    folders = [path.parent for path in args.bases]
+    sides = sides_of(stage.crosstalk, (own, other), args.subjects, workplaces, folders)
+    rows = measure_crosstalk(args.losses.parent.name, stage.crosstalk, sides, args.losses, args.overlaps)
+    print(f"{len(rows)} losses of {own.text} beside {other.text}")
+    return store.work(sum(workplace.models_loaded for workplace in workplaces))
 
 
 if __name__ == "__main__":

@@ -404,6 +404,62 @@ ABLATION = Table(
     ("mode", "metric", "weight", "rank", "block"),
 )
 
+CROSSTALK = Table(
+    "crosstalk",
+    columns(
+        ("subject", TEXT, "the subject whose prompts were drawn and whose metrics were measured"),
+        ("crosstalk", TEXT, "name of the entry in the configuration"),
+        ("own", TEXT, "the subject's LoRA, in words"),
+        ("own_sha256", TEXT, "hash of its file"),
+        ("other", TEXT, "the LoRA beside it, in words"),
+        ("other_sha256", TEXT, "hash of its file"),
+        ("base_model", TEXT, "fingerprint of the base model"),
+        ("method", TEXT, "sum, k-lora or masked: how both were used at once"),
+        ("metric", TEXT, "name of the metric"),
+        ("alone", FLOAT, "mean over clusters of prompts with the subject's own LoRA alone"),
+        ("together", FLOAT, "the same with both LoRAs"),
+        ("difference", FLOAT, "mean paired difference, together minus alone, over clusters of prompts"),
+        ("low", FLOAT, "lower end of its 95 % interval; null with one cluster"),
+        ("high", FLOAT, "upper end of that interval"),
+        ("n", WHOLE, "number of clusters"),
+    ),
+    ("subject", "metric"),
+)
+
+OVERLAPS = Table(
+    "overlaps",
+    columns(
+        ("module", TEXT, "module that both LoRAs adapt, by diffusers' name"),
+        ("inputs", FLOAT, "mean squared cosine of the principal angles between the inputs that both read, 0..1"),
+        ("inputs_by_chance", FLOAT, "the same for random subspaces of these sizes"),
+        ("outputs", FLOAT, "mean squared cosine of the principal angles between the outputs that both write, 0..1"),
+        ("outputs_by_chance", FLOAT, "the same for random subspaces of these sizes"),
+        ("cosine", FLOAT, "cosine of the two changes of weight, -1..1"),
+        ("energy", FLOAT, "the smaller of both squared Frobenius norms"),
+    ),
+    ("module",),
+)
+
+PROBE = Table(
+    "probe",
+    columns(
+        ("subject", TEXT, "name of the subject whose base model was probed"),
+        ("probe", TEXT, "name of the entry in the configuration"),
+        ("base_model", TEXT, "fingerprint of the base model"),
+        ("swap", TEXT, "content or style: what the other prompt changes"),
+        ("place", WHOLE, "the block's place in the model, from 0"),
+        ("block", TEXT, "double.0 …, single.0 …, counted from 0"),
+        (
+            "change",
+            FLOAT,
+            "how far the block alone takes the pixels to the other prompt's image; 0 not at all, 1 all the way",
+        ),
+        ("clip", FLOAT, "the same by closeness to the other prompt's text; null without a CLIP model"),
+        ("role", TEXT, "content or style: which swap the block takes the larger part of"),
+    ),
+    ("swap", "place"),
+)
+
 TABLES: dict[str, Table] = {
     table.name: table
     for table in (
@@ -420,6 +476,9 @@ TABLES: dict[str, Table] = {
         LOG,
         SCORES,
         ABLATION,
+        CROSSTALK,
+        OVERLAPS,
+        PROBE,
     )
 }
 

@@ -468,7 +468,7 @@ class Plan(ProjectFiles):
     def products(self, subject: str) -> list[str]:
         """What building one subject means."""
         made = [f"results/{subject}/lora/published.json", f"results/{subject}/config.yaml"]
-        return [*made, *self.surgery.ablations(subject), *self.exported(subject)]
+        return [*made, *self.surgery.measured(subject), *self.exported(subject)]
 
     def exported(self, subject: str) -> list[str]:
         settings = self.subjects[subject]

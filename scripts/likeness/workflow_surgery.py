@@ -1,13 +1,15 @@
-"""What the rules of surgery and ablation need while Snakemake parses them: parents, and where everything lies."""
+"""What the rules of surgery, and of what is measured of LoRAs and blocks, need while Snakemake parses them."""
 
 from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from likeness.config.evaluation import ChoiceStage
-from likeness.config.surgery import SURGERY, AblationStage, Parent, SurgeryStage
+from likeness.config.evaluation import ChoiceStage, EvaluationSettings
+from likeness.config.surgery import SURGERY, AblationStage, CrosstalkStage, Parent, ProbeStage, SurgeryStage
+from likeness.config.training import BucketSettings
 
 if TYPE_CHECKING:
     from likeness.workflow import Plan
@@ -55,12 +57,16 @@ class SurgeryPlan:
         trained = [f"{folder}/{variant}/{phase}/scores.parquet" for variant, phase in plan.trained(wildcards.subject)]
         return trained + [f"{folder}/{name}/files/scores.parquet" for name in plan.external(wildcards.subject)]
 
-    def ablations(self, subject: str) -> list[str]:
-        return [f"results/{subject}/ablation/{name}.parquet" for name in self._plan.subjects[subject].ablation]
+    def measured(self, subject: str) -> list[str]:
+        """Tables of blocks taken apart, pairs of LoRAs and swapped prompts."""
+        settings, folder = self._plan.subjects[subject], f"results/{subject}"
+        tables = [f"{folder}/ablation/{name}.parquet" for name in settings.ablation]
+        tables += [f"{folder}/crosstalk/{name}/losses.parquet" for name in settings.crosstalk]
+        return tables + [f"{folder}/probe/{name}.parquet" for name in settings.probe]
 
     @property
-    def all_ablations(self) -> list[str]:
-        return [table for subject in self._plan.subjects for table in self.ablations(subject)]
+    def all_measured(self) -> list[str]:
+        return [table for subject in self._plan.subjects for table in self.measured(subject)]
 
     # ---- parents ---------------------------------------------------------------------------------------------------
 
@@ -70,6 +76,8 @@ class SurgeryPlan:
         for parent in parents:
             if parent.file is not None:
                 paths.append(parent.file)
+            elif parent.subject is not None:
+                paths.append(f"results/{parent.subject}/lora/published.json")
             elif parent.variant in settings.candidates:
                 paths.append(self.record(subject, parent.variant or ""))
             elif parent.variant is not None:
@@ -83,11 +91,18 @@ class SurgeryPlan:
     def _of_ablation(self, wildcards: Any) -> tuple[Parent, ...]:
         return (self._plan.subjects[wildcards.subject].ablation[wildcards.name].of,)
 
+    def _of_crosstalk(self, wildcards: Any) -> tuple[Parent, ...]:
+        entry = self._plan.subjects[wildcards.subject].crosstalk[wildcards.name]
+        return (entry.of, entry.beside)
+
     def parents_of_candidate(self, wildcards: Any) -> list[str]:
         return self._parents(wildcards.subject, self._of_candidate(wildcards))
 
     def parents_of_ablation(self, wildcards: Any) -> list[str]:
         return self._parents(wildcards.subject, self._of_ablation(wildcards))
+
+    def parents_of_crosstalk(self, wildcards: Any) -> list[str]:
+        return self._parents(wildcards.subject, self._of_crosstalk(wildcards))
 
     def _scores_for_best(self, wildcards: Any, parents: Iterable[Parent]) -> list[str]:
         if not any(parent.best for parent in parents):
@@ -104,11 +119,17 @@ class SurgeryPlan:
     def scores_of_ablation(self, wildcards: Any) -> list[str]:
         return self._scores_for_best(wildcards, self._of_ablation(wildcards))
 
+    def scores_of_crosstalk(self, wildcards: Any) -> list[str]:
+        return self._scores_for_best(wildcards, self._of_crosstalk(wildcards))
+
     def steps_of_candidate(self, wildcards: Any) -> list[str]:
         return self.trained_steps(wildcards) if self.scores_of_candidate(wildcards) else []
 
     def steps_of_ablation(self, wildcards: Any) -> list[str]:
         return self.trained_steps(wildcards) if self.scores_of_ablation(wildcards) else []
+
+    def steps_of_crosstalk(self, wildcards: Any) -> list[str]:
+        return self.trained_steps(wildcards) if self.scores_of_crosstalk(wildcards) else []
 
     def flags_of_candidate(self, wildcards: Any) -> str:
         """Flags with the files of all parents."""
@@ -116,6 +137,9 @@ class SurgeryPlan:
 
     def flags_of_ablation(self, wildcards: Any) -> str:
         return self._flags(wildcards, self._of_ablation(wildcards))
+
+    def flags_of_crosstalk(self, wildcards: Any) -> str:
+        return self._flags(wildcards, self._of_crosstalk(wildcards))
 
     def _flags(self, wildcards: Any, parents: Iterable[Parent]) -> str:
         listed = tuple(parents)
@@ -128,6 +152,32 @@ class SurgeryPlan:
             flags += [f"--checkpoints {shlex.join(steps)}"] if steps else []
             flags += [self._plan.external_flag(wildcards)]
         return " ".join(filter(None, flags))
+
+    # ---- both subjects of a pair -----------------------------------------------------------------------------------
+
+    def _sides(self, wildcards: Any) -> list[SimpleNamespace]:
+        """Wildcards of the subjects whose metrics a pair of LoRAs is measured by: this one, and the other if it is one."""
+        other = self._plan.subjects[wildcards.subject].crosstalk[wildcards.name].beside.subject
+        return [SimpleNamespace(subject=name) for name in (wildcards.subject, other) if name is not None]
+
+    def subjects_of_crosstalk(self, wildcards: Any) -> list[str]:
+        return [side.subject for side in self._sides(wildcards)]
+
+    def bases_of_crosstalk(self, wildcards: Any) -> list[str]:
+        return [f"results/{side.subject}/evaluation/base/scores.parquet" for side in self._sides(wildcards)]
+
+    def holdouts_of_crosstalk(self, wildcards: Any) -> list[str]:
+        return [self._plan.holdout(side) for side in self._sides(wildcards)]
+
+    def other_manifests(self, wildcards: Any) -> list[str]:
+        return [path for side in self._sides(wildcards)[1:] for path in self._plan.manifests(side)]
+
+    def images_of_crosstalk(self, wildcards: Any) -> list[str]:
+        return [self._plan.index_of_subject(side) for side in self._sides(wildcards)]
+
+    def judges_of_crosstalk(self, wildcards: Any) -> list[str]:
+        found = [model for side in self._sides(wildcards) for model in self._plan.miniature_judge(side)]
+        return list(dict.fromkeys(found))
 
     # ---- params ----------------------------------------------------------------------------------------------------
 
@@ -154,3 +204,24 @@ class SurgeryPlan:
         )
         unread = {"scoring": {"evaluation": {"strengths", "finalists", "distilled_model"}}}
         return self._plan.params(stage, "ablate_lora", "evaluation/metrics", "faces", unread=unread)
+
+    def measure_crosstalk(self, wildcards: Any) -> str:
+        stage = CrosstalkStage(
+            crosstalk=self._plan.subjects[wildcards.subject].crosstalk[wildcards.name],
+            scorings=tuple(
+                self._plan.score_slice(self._plan.subjects[side.subject]) for side in self._sides(wildcards)
+            ),
+            choice=self._choice(wildcards.subject),
+        )
+        unread = {"scorings": {"__all__": {"evaluation": {"strengths", "finalists", "distilled_model"}}}}
+        return self._plan.params(stage, "measure_crosstalk", "evaluation/metrics", "faces", unread=unread)
+
+    def probe_blocks(self, wildcards: Any) -> str:
+        """A probe draws with the base alone and names its own prompts: nothing else of the subject is in its slice."""
+        subject = self._plan.subjects[wildcards.subject]
+        never_read = {"prompts": {}, "recipe": "", "kind": "", "buckets": BucketSettings()}
+        scoring = self._plan.score_slice(subject).model_copy(update=never_read)
+        stage = ProbeStage(probe=subject.probe[wildcards.name], scoring=scoring)
+        drawn_by = {"sampling_steps", "guidance_scale", "width_px", "height_px", "batch_size", "precision"}
+        unread = EvaluationSettings.model_fields.keys() - drawn_by - {"clip", "cpu_threads"}
+        return self._plan.params(stage, "probe_blocks", unread={"scoring": {"evaluation": unread}})

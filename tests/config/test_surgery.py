@@ -18,9 +18,13 @@ SUBJECT = {
 }
 
 
-def load(folder, **keys):
+def write(folder, name, **keys):
     (folder / "config/subjects").mkdir(parents=True, exist_ok=True)
-    (folder / "config/subjects/jane.yaml").write_text(yaml.safe_dump(SUBJECT | keys, sort_keys=False))
+    (folder / f"config/subjects/{name}.yaml").write_text(yaml.safe_dump(SUBJECT | keys, sort_keys=False))
+
+
+def load(folder, **keys):
+    write(folder, "jane", **keys)
     return load_project(folder).project.subjects["jane"]
 
 
@@ -63,7 +67,7 @@ def test_a_sweep_over_alpha_makes_one_candidate_a_value(tmp_path):
         ({"method": "resize", "of": "x", "rank": 8}, "it is made of itself"),
         ({"method": "resize", "of": "gone.safetensors", "rank": 8}, "there is no LoRA file gone.safetensors"),
         ({"method": "resize", "of": "main"}, "needs `rank`, `ratio`, `frobenius` or `cumulative`"),
-        ({"method": "resize", "of": "main", "ratio": 0.8}, "greater than or equal to 1"),
+        ({"method": "resize", "of": "main", "ratio": 0.8}, "0.8 is below 1"),
         ({"method": "resize", "of": "main", "rank": 8, "alpha": 0.5}, "takes no `alpha`"),
         ({"method": "resize", "of": ["main", "best"], "rank": 8}, "takes one parent"),
         ({"method": "merge", "of": ["main", "best"], "weights": [1]}, "1 weights for 2 parents"),
@@ -102,6 +106,43 @@ def test_ablation_names_a_parent_that_exists(tmp_path):
     assert subject.ablation["blocks"].weights == (0, 0.25, 0.5, 0.75, 1)
     assert "ablation.blocks.of: no variant 'mian'" in mistakes(tmp_path, ablation={"blocks": {"of": "mian"}})
     assert "knock-up" in mistakes(tmp_path, ablation={"blocks": {"of": "best", "modes": ["knock-up"]}})
+
+
+def test_pairs_and_probes_are_checked_before_anything_starts(tmp_path):
+    subject = load(tmp_path, crosstalk={"film": {"beside": "background"}}, probe={"roles": PROBE})
+    assert subject.crosstalk["film"].of == Parent(best=True) and subject.probe["roles"].seeds == (1, 2)
+    masked = {"beside": "background", "method": "masked"}
+    assert "needs `word`" in mistakes(tmp_path, crosstalk={"film": masked})
+    assert "does not take `word`" in mistakes(tmp_path, crosstalk={"film": {"beside": "main", "word": "film"}})
+    text = mistakes(tmp_path, crosstalk={"film": {"of": "mian", "beside": "gone.safetensors"}})
+    assert "crosstalk.film.of: no variant 'mian'" in text
+    assert "there is no LoRA file gone.safetensors" in mistakes(
+        tmp_path, crosstalk={"x": {"beside": "gone.safetensors"}}
+    )
+    assert "probe.roles.style" in mistakes(tmp_path, probe={"roles": PROBE | {"style": ""}})
+
+
+PROBE = {"prompt": "a photo of a dog", "content": "a photo of a ship", "style": "an etching of a dog"}
+
+
+def test_other_subjects_as_parents(tmp_path):
+    """They must be there, be others, and what they publish must not be made of what this one publishes."""
+    of = lambda name: {"both": {"method": "merge", "of": ["best", {"subject": name}]}}  # noqa: E731
+    write(tmp_path, "sam", surgery=of("ann"))
+    write(tmp_path, "ann")
+    assert load(tmp_path, surgery=of("sam"), crosstalk={"sam": {"beside": {"subject": "sam"}}}).surgery
+    assert "no subject 'sma'; did you mean 'sam'" in mistakes(tmp_path, surgery=of("sma"))
+    assert "is this subject itself" in mistakes(tmp_path, crosstalk={"x": {"beside": {"subject": "jane"}}})
+    write(tmp_path, "ann", surgery=of("jane"))
+    text = mistakes(tmp_path, surgery=of("sam"))
+    assert "subject jane: surgery: what it publishes is made of what itself publishes, over sam and ann" in text
+    write(tmp_path, "ann", crosstalk={"jane": {"beside": {"subject": "jane"}}})
+    assert load(tmp_path, surgery=of("sam"))
+
+
+def test_a_ratio_below_one_explains_itself(tmp_path):
+    text = mistakes(tmp_path, surgery={"x": {"method": "resize", "of": "main", "ratio": 0.8}})
+    assert "the largest singular value over the smallest that is kept" in text and "write `frobenius: 0.8`" in text
 
 
 def test_a_candidate_can_be_picked_by_hand(tmp_path):

@@ -7,17 +7,19 @@ import pytest
 from tests.evaluation.conftest import lora_file
 from tests.evaluation.test_draw import POINTS
 
+from likeness.config.surgery import Probe, ProbeStage
 from likeness.errors import UserError
 from likeness.evaluation.draw import Drawer, LoraFile, Request
 from likeness.evaluation.mix import Mixture, MixtureDrawer
 from likeness.evaluation.pictures import Pictures
-from likeness.evaluation.probe import probe_blocks
+from likeness.evaluation.probe import Prober, probe_blocks, split_by_swaps
 from likeness.klein.load import BaseModel
 from likeness.klein.text import chat_text, word_tokens
 from likeness.lora.files import read_lora
 from likeness.lora.merge import merge_loras
 from likeness.lora.operation import write_operation
 from likeness.store import Store, sha256_of_file
+from likeness.tables import PROBE, read_rows
 
 POINT = POINTS[0]
 
@@ -106,10 +108,36 @@ def test_tokens_of_a_word_are_found_in_the_prompt(tiny_folder):
 
 def test_every_block_is_probed_and_all_together_are_the_other_prompt(project, tmp_path):
     store = Store(tmp_path / "store")
-    roles = probe_blocks(project.stage, store, "a photo of a dog", "a drawing of a ship", [1])
+    prober = Prober(project.stage, store)
+    roles = prober.roles("a photo of a dog", "a drawing of a ship", [1])
     assert [role.block for role in roles] == ["double.0", "double.1", "single.0", "single.1", "single.2"]
     assert all(0 < role.change < 2 and role.clip is None for role in roles)
     drawn = store.computed["generated-images"]
     assert drawn == 2 + len(roles)
-    assert probe_blocks(project.stage, store, "a photo of a dog", "a drawing of a ship", [1]) == roles
+    assert prober.roles("a photo of a dog", "a drawing of a ship", [1]) == roles
     assert store.computed["generated-images"] == drawn
+
+
+def test_a_probes_table_holds_both_swaps_and_every_blocks_role(project, tmp_path):
+    texts = {"prompt": "a photo of a {class}", "content": "a photo of a ship", "style": "an etching of a {class}"}
+    stage = ProbeStage(probe=Probe.model_validate({**texts, "seeds": [1]}), scoring=project.stage)
+    store, output = Store(tmp_path / "store"), tmp_path / "probe" / "roles.parquet"
+    rows = probe_blocks(Prober(project.stage, store), stage, "jane", output)
+    assert read_rows(output, PROBE) == rows and [row["block"] for row in rows[:2]] == ["double.0", "double.1"]
+    again = Prober(project.stage, store)
+    filled = [text.replace("{class}", project.stage.class_word) for text in texts.values()]
+    swaps = [again.roles(filled[0], other, [1]) for other in filled[1:]]
+    assert again.models_loaded == 0
+    assert [row["change"] for row in rows] == [role.change for roles in swaps for role in roles]
+    content = {row["block"] for row in rows if row["role"] == "content"}
+    assert content == set(split_by_swaps(*swaps)["content_blocks"])
+
+
+def test_content_and_style_change_places(project, tmp_path, files):
+    """The other LoRA's request with roles turned is the same picture as the first one's."""
+    here = mixed(project, tmp_path, Mixture("k-lora", (files[1],)), Request(POINT, files[0]))
+    turned = Mixture("k-lora", (files[0],), own_is_style=True)
+    there = mixed(project, tmp_path, turned, Request(POINT, files[1]))
+    assert np.abs(here - there).max() <= 1
+    other = mixed(project, tmp_path, Mixture("k-lora", (files[0],)), Request(POINT, files[1]))
+    assert np.abs(here - other).mean() > 0.1

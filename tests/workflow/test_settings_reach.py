@@ -71,6 +71,10 @@ subjects:
       face: {method: weigh-blocks, of: main, blocks: {single: 0}}
     ablation:
       blocks: {of: {variant: main, phase: main}}
+    crosstalk:
+      film: {of: {variant: main, phase: main}, beside: {variant: wide, phase: main}, method: masked, word: film}
+    probe:
+      roles: {prompt: a photo of a dog, content: a photo of a ship, style: an etching of a dog}
   swap:
     recipe: edit
     trigger: sw4p
@@ -99,6 +103,9 @@ KEYS = {
     "variants": "wide",
     "prompts": "garden",
     "trainers": "simpletuner",
+    "ablation": "blocks",
+    "crosstalk": "film",
+    "probe": "roles",
 }
 """Which entry of a named map is changed; of a list it is the first."""
 SURGERY_OF = {
@@ -153,15 +160,17 @@ OTHER: dict[str, Any] = {
     "ablation.*.modes": ["knock-in"],
     **{
         f"{parent}.{key}": value
-        for parent in ("surgery.*.background", "ablation.*.of")
+        for parent in ("surgery.*.background", "ablation.*.of", "crosstalk.*.of", "crosstalk.*.beside")
         for key, value in {
             "variant": "wide",
             "phase": "fine",
             "step": 250,
             "file": "drawer/two.safetensors",
             "best": True,
+            "subject": "swap",
         }.items()
     },
+    "crosstalk.*.beside.variant": "main",
     "training.adapter.ranks": {r"transformer_blocks\.0\..*": 8},
     "training.adapter.alphas": {r"transformer_blocks\.0\..*": 8.0},
     "training.adapter.groups": {"style": "double_attn"},
@@ -178,8 +187,11 @@ PAGES = {"write_config", "write_curation", "write_report"}
 SHARDED = {"index_photos", "index_pairs", "detect_faces", "make_masks", "measure_quality", "write_captions"}
 MERGES = {"merge_photos", "merge_faces", "merge_masks", "merge_quality", "merge_captions"}
 DRAWN = {"score_base", "score_checkpoints", "score_files", "score_finalists"}
-SURGERY = {"make_surgery", "ablate_lora"}
-SCORES = {*DRAWN, "ablate_lora"}
+MEASURED = {"ablate_lora", "measure_crosstalk"}
+SURGERY = {"make_surgery", *MEASURED}
+SCORES = {*DRAWN, *MEASURED}
+PROBED = {*SCORES, "probe_blocks"}
+"""The probe draws as well, but with prompts of its own, by the base alone, and nothing of its images is scored."""
 TRAINING = {"train_lora", "train_external", "export_dataset", "publish_lora"}
 WITH_ITEMS = {
     "draw_class_images",
@@ -191,7 +203,7 @@ WITH_ITEMS = {
     "encode_samples",
     "train_lora",
     "train_external",
-    *SCORES,
+    *PROBED,
     *SURGERY,
 }
 CAPTIONS = {"write_captions", "merge_captions"}
@@ -208,19 +220,19 @@ READ_BY: dict[str, set[str]] = {
         "train_lora",
         "train_external",
         "publish_lora",
-        *SCORES,
+        *PROBED,
         *SURGERY,
     }
     - {"index_photos", "index_pairs", "merge_photos"},
     "cpu_threads": {"detect_faces", "make_masks", "merge_masks", *CAPTIONS, "draw_class_images", "encode_samples"},
-    "trigger": {*CAPTIONS, "encode_samples", "export_dataset", "train_external", *SCORES, "publish_lora"},
+    "trigger": {*CAPTIONS, "encode_samples", "export_dataset", "train_external", *PROBED, "publish_lora"},
     "class_word": {
         *CAPTIONS,
         "draw_class_images",
         "encode_samples",
         "export_dataset",
         "train_external",
-        *SCORES,
+        *PROBED,
         "publish_lora",
     },
     "recipe": {*CAPTIONS, "decide_phases", "export_dataset", "train_external", *DRAWN, *CHOICE, "publish_lora"},
@@ -228,11 +240,11 @@ READ_BY: dict[str, set[str]] = {
     "photos.*.path": {"index_photos", "merge_photos", "write_captions"},
     "pairs": {"index_pairs", "merge_photos"},
     "reference": {"merge_faces"},
-    "base_model": {*TRAINING, "draw_class_images", "encode_samples", *SCORES, *SURGERY},
+    "base_model": {*TRAINING, "draw_class_images", "encode_samples", *PROBED, *SURGERY},
     "regularisation": {"draw_class_images"},
     "regularisation.photos": {"index_regularisation"},
     "regularisation.caption": {"draw_class_images", "encode_samples"},
-    "evaluation.precision": {*SCORES, "draw_class_images"},
+    "evaluation.precision": {*PROBED, "draw_class_images"},
     "held_out": {"decide_phases"},
     "always": {"decide_phases"},
     "never": {"decide_phases"},
@@ -282,6 +294,13 @@ READ_BY: dict[str, set[str]] = {
     "prompts.*.split": SCORES,
     "prompts.*.kind": SCORES,
     "evaluation": SCORES,
+    **{
+        f"evaluation.{key}": PROBED
+        for key in (
+            *("sampling_steps", "guidance_scale", "width_px", "height_px"),
+            *("batch_size", "clip", "cpu_threads"),
+        )
+    },
     "evaluation.strengths": {"score_finalists"},
     "evaluation.finalists": {"choose_checkpoint", "score_finalists"},
     "evaluation.distilled_model": {"score_finalists"},
@@ -289,6 +308,8 @@ READ_BY: dict[str, set[str]] = {
     "pick": {"choose_checkpoint"},
     "surgery": {"make_surgery"},
     "ablation": {"ablate_lora"},
+    "crosstalk": {"measure_crosstalk"},
+    "probe": {"probe_blocks"},
 }
 """Which stages read a setting, beside the pages; the longest prefix of its path counts."""
 
@@ -357,19 +378,20 @@ def change(values: dict[str, Any], name: str, field: FieldInfo) -> None:
         keys["variants"] = "st"
     if ".surgery.*." in name:
         keys["surgery"] = SURGERY_OF.get(name.partition(".surgery.*.")[2].partition(".")[0], "small")
-    if ".ablation.*." in name:
-        keys["ablation"] = "blocks"
     place, parent = values, ""
     for folder in folders:
         place = place[keys.get(parent, 0) if folder == "*" else folder]
         parent = folder
     value = other_value(name, place[last], field)
-    if re.search(r"\.(background|of)\.(file|best)$", name):
-        # A parent is one of three kinds: it becomes another kind.
+    if re.search(r"\.(background|of|beside)\.(variant|file|best|subject)$", name):
+        # A parent is one of four kinds: it becomes another kind.
         place.clear()
     if last == "processes":
         # They share micro-batches, of which there must be enough.
         place["gradient_accumulation"] = 2
+    if name.endswith(".crosstalk.*.method"):
+        # Only `masked` looks for the place of a word.
+        place["word"] = None
     if last == "adapter_precision":
         # Only one optimizer goes with an adapter in bfloat16.
         place["optimizer"]["name"] = "adamw_kahan"
@@ -439,8 +461,9 @@ def instances(plan: Plan, rule: str, wildcards: set[str]) -> Iterator[dict[str, 
             if rule == "score_checkpoints":
                 choices += [[("variant", name), ("phase", "surgery")] for name in settings.candidates]
         elif "name" in wildcards:
-            names = settings.candidates if rule == "make_surgery" else settings.ablation
-            choices = [[("name", name)] for name in names]
+            section = {"make_surgery": "candidates", "ablate_lora": "ablation"}
+            section |= {"measure_crosstalk": "crosstalk", "probe_blocks": "probe"}
+            choices = [[("name", name)] for name in getattr(settings, section[rule])]
         elif "trainer" in wildcards:
             files = [path.split("/") for path in plan.exported(subject)]
             choices = [[("phase", parts[3]), ("trainer", parts[4])] for parts in files]

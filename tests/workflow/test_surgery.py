@@ -10,7 +10,7 @@ from tests.workflow.conftest import ONE_PHASE
 from tests.workflow.project import Project
 
 from likeness.store import sha256_of_file
-from likeness.tables import ABLATION, SCORES, read_rows
+from likeness.tables import ABLATION, CROSSTALK, OVERLAPS, PROBE, SCORES, read_rows
 
 pytestmark = pytest.mark.long
 
@@ -21,8 +21,13 @@ surgery:
   tiny: {{method: weigh-blocks, of: small, blocks: {{double: 0}}}}
 ablation:
   blocks: {{of: best, weights: [0], modes: [knock-out]}}
+crosstalk:
+  early: {{of: best, beside: {{variant: main, step: 2}}, method: k-lora}}
+probe:
+  roles: {{prompt: a person, content: a red wall, style: a blue person, seeds: [1]}}
 """
 MADE = {"small", "clean", "tiny"}
+MEASURED = {"ablate_lora/robin/blocks", "measure_crosstalk/robin/early", "probe_blocks/robin/roles"}
 CHOSEN = {"score_finalists/robin", "choose_checkpoint/robin", "publish_lora/robin", "write_report"}
 PAGES = {"write_config/robin", "write_curation"}
 
@@ -37,7 +42,7 @@ def test_candidates_are_made_scored_chosen_from_and_reported(project: Project) -
     run = project.succeed()
     made = {f"make_surgery/robin/{name}" for name in MADE}
     scored = {f"score_checkpoints/robin/{name}/surgery" for name in MADE}
-    assert run.jobs == made | scored | {"ablate_lora/robin/blocks"} | CHOSEN | PAGES
+    assert run.jobs == made | scored | MEASURED | CHOSEN | PAGES
     assert run.computed["surgery"] == len(MADE)
     assert project.succeed().jobs == set()
     results = project.folder / "results"
@@ -62,6 +67,13 @@ def check_record(results) -> None:
     assert [(one["variant"], one["phase"], one["step"]) for one in tiny["parents"]] == [("small", "surgery", 0)]
     listed = read_rows(results / "robin/ablation/blocks.parquet", ABLATION)
     assert {row["mode"] for row in listed} == {"knock-out"} and {row["metric"] for row in listed} >= {"image_change"}
+    losses = read_rows(results / "robin/crosstalk/early/losses.parquet", CROSSTALK)
+    assert {row["method"] for row in losses} == {"k-lora"} and "csim" in {row["metric"] for row in losses}
+    assert (results / "robin/crosstalk/early/sheet.jpg").is_file()
+    shared = read_rows(results / "robin/crosstalk/early/overlaps.parquet", OVERLAPS)
+    assert len(shared) == 20 and all(0 <= row["inputs"] <= 1 for row in shared)
+    probed = read_rows(results / "robin/probe/roles.parquet", PROBE)
+    assert {row["swap"] for row in probed} == {"content", "style"} and max(row["change"] for row in probed) > 0.1
 
 
 def check_page(results) -> None:
@@ -76,6 +88,8 @@ def check_page(results) -> None:
         difference = by_place[about["data-metric"], about["data-block"], about["data-weight"]]
         assert float(cell.text.rpartition(": ")[2]) == pytest.approx(difference, abs=0.006)
     assert len(cells) >= len({row["block"] for row in listed})
+    sources = {one.attributes["data-source"] for one in page.having("data-source")}
+    assert sources >= {"crosstalk", "overlaps", "probe"}
 
 
 def change_one_rank(project: Project) -> None:

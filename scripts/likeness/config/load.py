@@ -1,7 +1,7 @@
 """Load the configuration: layers, validation, and all errors at once with file, line and the nearest key.
 
 Layers of a subject, lowest first: recipe, presets, the project's `defaults`, the subject. Mappings merge key by key;
-lists and the named maps (variants, phases, prompts, surgery, ablation) are replaced.
+lists and the named maps (variants, phases, prompts, surgery, ablation, crosstalk, probe) are replaced.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from likeness.config.craft import CraftWarning, check_craft
 from likeness.config.project import Project
 from likeness.config.source import KeyPath, Source, read_source
 from likeness.config.subject import Subject, merge_settings
-from likeness.config.surgery import Parent
+from likeness.config.surgery import parents_by_key, strangers
 from likeness.errors import UserError, nearest
 
-NAMED_MAPS = frozenset({"variants", "phases", "prompts", "surgery", "ablation"})
+NAMED_MAPS = frozenset({"variants", "phases", "prompts", "surgery", "ablation", "crosstalk", "probe"})
 HOUSE = Path(__file__).resolve().parents[3]
 
 
@@ -53,6 +53,9 @@ def load_project(folder: Path, configfiles: Sequence[Path] = (), overrides: dict
             errors += [
                 f"{_place(key, [source, defaults])}: subject {name}: {text}" for key, text in _gone(subject, folder)
             ]
+    for name, key, text in strangers(subjects):
+        place = _place(key, [subject_sources[name], defaults])
+        errors.append(f"{place}: subject {name}: {'.'.join(key)}: {text}")
     warnings = [warning for name, subject in subjects.items() for warning in check_craft(name, subject, errors)]
     if errors or project is None:
         count = f"{len(errors)} mistake{'s' if len(errors) != 1 else ''} in the configuration"
@@ -123,17 +126,10 @@ def _load_subject(name: str, source: Source, defaults: Source, errors: list[str]
 
 
 def _gone(subject: Subject, folder: Path) -> Iterable[tuple[KeyPath, str]]:
-    """Files that surgery or an ablation starts from and that are not there."""
-    parents: list[tuple[KeyPath, Parent]] = [
-        (("surgery", name), parent) for name, entry in subject.surgery.items() for parent in entry.parents
-    ]
-    parents += [(("ablation", name), entry.of) for name, entry in subject.ablation.items()]
-    for key, parent in parents:
+    """Files that surgery or a measurement starts from and that are not there."""
+    for key, parent in parents_by_key(subject):
         if parent.file is not None and not (folder / parent.file).is_file():
-            yield (
-                key,
-                f"{'.'.join(map(str, key))}: there is no LoRA file {parent.file}; correct the path or put it there",
-            )
+            yield key, f"{'.'.join(key)}: there is no LoRA file {parent.file}; correct the path or put it there"
 
 
 def _validate(

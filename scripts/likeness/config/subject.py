@@ -18,7 +18,7 @@ from likeness.config.phases import PhaseSettings
 from likeness.config.photos import PairFolders, PhotoFolders, PhotoSettings
 from likeness.config.quality import QualityLimits, QualitySettings
 from likeness.config.regularisation import RegularisationSettings
-from likeness.config.surgery import SURGERY, Ablation, Surgery, surgery_mistakes
+from likeness.config.surgery import SURGERY, Ablation, Crosstalk, Probe, Surgery, surgery_mistakes
 from likeness.config.training import TrainingSettings, Variant
 from likeness.errors import nearest
 
@@ -111,6 +111,12 @@ class Subject(Settings):
     )
     ablation: dict[Name, Ablation] = Field(
         default_factory=dict, description="LoRAs to take apart block by block, to see which blocks do the work."
+    )
+    crosstalk: dict[Name, Crosstalk] = Field(
+        default_factory=dict, description="Pairs of LoRAs to measure together: what each loses when both are on."
+    )
+    probe: dict[Name, Probe] = Field(
+        default_factory=dict, description="Prompts to swap block by block, to see which blocks take content and style."
     )
     prompts: dict[Name, Prompt] = Field(
         default_factory=dict, description="Evaluation prompts by name; the recipe ships twelve."

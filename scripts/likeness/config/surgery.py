@@ -1,4 +1,7 @@
-"""Settings of surgery on finished LoRAs: candidates made of others, and the ablation of blocks."""
+"""Settings of surgery on finished LoRAs: candidates made of others, and what is measured of them and of the base.
+
+The ablation of blocks, the crosstalk of two LoRAs, and the prompt-swap probe of the base's blocks.
+"""
 
 from __future__ import annotations
 
@@ -35,11 +38,12 @@ class Parent(Settings):
     best: bool = Field(
         default=False, description="Instead, the best by the choice's rule among all checkpoints that no surgery made."
     )
+    subject: str | None = Field(default=None, description="Instead, the LoRA that another subject publishes.")
 
     @model_validator(mode="after")
     def check_one_kind(self) -> Parent:
-        if sum([self.variant is not None, self.file is not None, self.best]) != 1:
-            raise ValueError("a parent is one of `variant`, `file` and `best: true`")
+        if sum([self.variant is not None, self.file is not None, self.best, self.subject is not None]) != 1:
+            raise ValueError("a parent is one of `variant`, `file`, `subject` and `best: true`")
         if self.variant is None and (self.phase is not None or self.step is not None):
             raise ValueError("`phase` and `step` belong to a `variant`")
         return self
@@ -49,6 +53,8 @@ class Parent(Settings):
             return BEST
         if self.file is not None:
             return self.file
+        if self.subject is not None:
+            return f"published by {self.subject}"
         parts = [self.variant, self.phase, None if self.step is None else f"step {self.step}"]
         return " ".join(part for part in parts if part)
 
@@ -63,6 +69,16 @@ def parent_from_text(value: Any) -> Any:
 
 
 ParentChoice = Annotated[Parent, BeforeValidator(parent_from_text)]
+
+
+def check_ratio(value: Any) -> Any:
+    """Explain why a ratio below 1, which some guides give, cannot be meant."""
+    if isinstance(value, int | float) and value < 1:
+        raise ValueError(
+            f"{value:g} is below 1: the ratio is the largest singular value over the smallest that is kept, such as 20. "
+            f"To keep that part of the norm write `frobenius: {value:g}`, of the sum of singular values `cumulative: {value:g}`"
+        )
+    return value
 
 
 def check_block_keys(blocks: dict[str, float]) -> dict[str, float]:
@@ -96,7 +112,7 @@ class Surgery(Settings):
     rank: int | None = Field(
         default=None, ge=1, le=1024, description="Resize: largest rank; merge, average: truncate the result to it."
     )
-    ratio: float | None = Field(
+    ratio: Annotated[float | None, BeforeValidator(check_ratio)] = Field(
         default=None, ge=1, description="Resize: keep singular values above the largest divided by this; not below 1."
     )
     frobenius: float | None = Field(
@@ -188,7 +204,7 @@ class Surgery(Settings):
 
 
 def surgery_mistakes(subject: Subject) -> list[str]:
-    """What is wrong with the names and parents of a subject's surgery and ablation; each line starts with its key."""
+    """What is wrong with names and parents of what a subject makes and measures; each line starts with its key."""
     wrong: list[str] = []
     candidates: dict[str, Surgery] = {}
     for name, entry in subject.surgery.items():
@@ -198,13 +214,55 @@ def surgery_mistakes(subject: Subject) -> list[str]:
                     f"surgery.{name}: {candidate!r} is also the name of another candidate or variant; rename it"
                 )
             candidates.setdefault(candidate, own)
-    for name, entry in subject.surgery.items():
-        wrong += [f"surgery.{name}: {text}" for parent in entry.parents if (text := _misfit(parent, subject))]
-    for name, entry in subject.ablation.items():
-        wrong += [f"ablation.{name}.of: {text}" for parent in [entry.of] if (text := _misfit(parent, subject))]
+    for key, parent in parents_by_key(subject):
+        text = _misfit(parent, subject)
+        wrong += [f"{'.'.join(key)}: {text}"] if text else []
     return wrong or [
         f"surgery.{name}: it is made of itself, over {' and '.join(way)}" for name, way in _circles(candidates)
     ]
+
+
+def parents_by_key(subject: Subject) -> list[tuple[tuple[str, ...], Parent]]:
+    """Every LoRA that a subject's surgery and measurements start from, with the key under which it stands."""
+    found = [((SURGERY, name), parent) for name, entry in subject.surgery.items() for parent in entry.parents]
+    found += [(("ablation", name, "of"), entry.of) for name, entry in subject.ablation.items()]
+    for name, entry in subject.crosstalk.items():
+        found += [(("crosstalk", name, "of"), entry.of), (("crosstalk", name, "beside"), entry.beside)]
+    return found
+
+
+def strangers(subjects: Mapping[str, Subject]) -> Iterator[tuple[str, tuple[str, ...], str]]:
+    """(subject, key, mistake) of parents that are other subjects: unknown ones, the subject itself, and circles."""
+    needs: dict[str, set[str]] = {name: set() for name in subjects}
+    for name, subject in subjects.items():
+        for key, parent in parents_by_key(subject):
+            other = parent.subject
+            if other is None:
+                continue
+            if other == name:
+                yield name, key, f"{other!r} is this subject itself; name a variant, or `best`"
+            elif other not in subjects:
+                known = [one for one in subjects if one != name]
+                yield name, key, f"no subject {other!r}; {nearest(other, known)}"
+            elif key[0] == SURGERY:
+                needs[name].add(other)
+    for name in subjects:
+        way = _way_back(name, needs)
+        if way:
+            yield name, (SURGERY,), f"what it publishes is made of what itself publishes, over {' and '.join(way)}"
+
+
+def _way_back(start: str, needs: Mapping[str, set[str]]) -> list[str]:
+    """Subjects on a way from one subject through what it needs back to itself; empty where there is none."""
+    ways, seen = [[name] for name in sorted(needs[start])], set[str]()
+    while ways:
+        way = ways.pop(0)
+        if way[-1] == start:
+            return way[:-1] or way
+        if way[-1] not in seen:
+            seen.add(way[-1])
+            ways += [[*way, name] for name in sorted(needs[way[-1]])]
+    return []
 
 
 def _misfit(parent: Parent, subject: Subject) -> str | None:
@@ -278,6 +336,42 @@ class Ablation(Settings):
     )
 
 
+class Crosstalk(Settings):
+    """What two LoRAs do to each other: shared directions module by module, and what the metrics lose when both are on."""
+
+    of: ParentChoice = Field(default={"best": True}, description="This subject's LoRA.")  # type: ignore[arg-type]
+    beside: ParentChoice = Field(
+        description="The other LoRA; of another subject (`{subject: sam}`) that one's metrics are measured as well."
+    )
+    method: Literal["sum", "k-lora", "masked"] = Field(
+        default="sum",
+        description="sum: both in full; k-lora: the other is the style, one of them a layer and step; masked: each within "
+        "the place of its word.",
+    )
+    word: str | None = Field(
+        default=None,
+        min_length=1,
+        description="Masked: the other LoRA's word in the prompts; null: the other subject's trigger.",
+    )
+
+    @model_validator(mode="after")
+    def check_word(self) -> Crosstalk:
+        if self.method == "masked" and self.word is None and self.beside.subject is None:
+            raise ValueError("method 'masked' needs `word`: the word in the prompts that the other LoRA belongs to")
+        if self.method != "masked" and self.word is not None:
+            raise ValueError(f"method {self.method!r} does not take `word`; only 'masked' looks for a place")
+        return self
+
+
+class Probe(Settings):
+    """Which blocks of the base take content and which take style from the prompt: another prompt in each block alone."""
+
+    prompt: str = Field(min_length=1, description="The prompt to start from; may contain {trigger} and {class}.")
+    content: str = Field(min_length=1, description="The same with something else in the picture.")
+    style: str = Field(min_length=1, description="The same, shown in another way.")
+    seeds: tuple[int, ...] = Field(default=(1, 2), min_length=1, description="Seeds of the noise; each is drawn.")
+
+
 class SurgeryStage(Settings):
     """The slice that make_surgery reads, for one candidate."""
 
@@ -293,3 +387,18 @@ class AblationStage(Settings):
     ablation: Ablation
     scoring: ScoreStage
     choice: ChoiceStage
+
+
+class CrosstalkStage(Settings):
+    """The slice that measure_crosstalk reads, for one entry; `scorings` are of the subject and of the other, if it is one."""
+
+    crosstalk: Crosstalk
+    scorings: tuple[ScoreStage, ...]
+    choice: ChoiceStage
+
+
+class ProbeStage(Settings):
+    """The slice that probe_blocks reads, for one entry."""
+
+    probe: Probe
+    scoring: ScoreStage

@@ -29,13 +29,15 @@ Method = Literal["sum", "k-lora", "masked"]
 class Mixture:
     """LoRAs that are used together with a request's own, and how.
 
-    sum: all in full. k-lora: the request's is the content, the one other is the style. masked: each within the place
-    of its word; `words` holds the request's own first, then one for each other.
+    sum: all in full. k-lora: the request's is the content and the one other is the style, or the other way round where
+    `own_is_style`. masked: each within the place of its word; `words` holds the request's own first, then one for each
+    other.
     """
 
     method: Method
     others: tuple[LoraFile, ...]
     words: tuple[str, ...] = ()
+    own_is_style: bool = False
 
     def __post_init__(self) -> None:
         if self.method == "k-lora" and len(self.others) != 1:
@@ -61,8 +63,8 @@ class MixtureDrawer(Drawer):
         if request.lora is None:
             return own
         others = [other.sha256 for other in self.mixture.others]
-        words = list(self.mixture.words) if self.mixture.method == "masked" else []
-        return item_key("mixed", VERSION, self.mixture.method, own, [others, words])
+        roles = {"masked": list(self.mixture.words), "k-lora": ["style"] if self.mixture.own_is_style else []}
+        return item_key("mixed", VERSION, self.mixture.method, own, [others, roles.get(self.mixture.method, [])])
 
     @contextmanager
     def _adapters(self, lora: LoraFile | None, scale: float, weights: Weights) -> Iterator[None]:
@@ -79,8 +81,9 @@ class MixtureDrawer(Drawer):
             self._scales = {name: scale if name == names[0] else 1.0 for name in names}
             set_weights(transformer, names[0], block_weights(dict(weights), scale))
             if self.mixture.method == "k-lora":
-                table = klora_table(loras[names[0]], loras[names[1]], self.steps)
-                self._hook = klora_hook(transformer, names[0], names[1], table, self._scales)
+                content, style = reversed(names) if self.mixture.own_is_style else names
+                table = klora_table(loras[content], loras[style], self.steps)
+                self._hook = klora_hook(transformer, content, style, table, self._scales)
             try:
                 yield
             finally:

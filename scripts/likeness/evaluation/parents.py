@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from likeness.config.evaluation import ChoiceStage
 from likeness.config.surgery import Parent
@@ -47,7 +48,7 @@ class Candidates:
 def find_parents(
     parents: Sequence[Parent], paths: Sequence[Path], candidates: Candidates, choice: ChoiceStage, store: Store
 ) -> list[Found]:
-    """Find every parent; `paths` holds, in order, the steps.json or LoRA file of each parent that is not `best`.
+    """Find every parent; `paths` holds, in order, steps.json, published.json or LoRA file of all that are not `best`.
 
     Raises UserError for a step that training did not save, a file that is gone, and a `best` that nothing could be
     chosen for.
@@ -69,6 +70,8 @@ def _listed(parent: Parent, path: Path, store: Store) -> Found:
         sha256 = store.save_blob(path.read_bytes())
         return Found(LoraFile(path, sha256), None, path.name)
     listed = json.loads(path.read_text("utf-8"))
+    if parent.subject is not None:
+        return _published(parent.subject, path, listed, store)
     steps = sorted(one["step"] for one in listed)
     step = steps[-1] if parent.step is None else parent.step
     one = next((one for one in listed if one["step"] == step), None)
@@ -79,6 +82,14 @@ def _listed(parent: Parent, path: Path, store: Store) -> Found:
     phase = path.parent.name
     checkpoint = Checkpoint(parent.variant or "", phase, step)
     return Found(existing(path.parent / one["file"], one["sha256"], store), checkpoint, str(checkpoint))
+
+
+def _published(subject: str, path: Path, record: Mapping[str, Any], store: Store) -> Found:
+    """The file that another subject's published.json lists."""
+    name = f"{subject}.safetensors"
+    if name not in record["files"]:
+        raise UserError(f"subject {subject} publishes no LoRA: {record['reason']}. Name a file or another parent.")
+    return Found(existing(path.parent / name, record["files"][name], store), None, f"published by {subject}")
 
 
 def _best(candidates: Candidates, choice: ChoiceStage, store: Store) -> Found:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from likeness.config.evaluation import ScoreStage
+from likeness.config.surgery import ProbeStage
 from likeness.evaluation.draw import Drawer, Inputs, Request, Sample
 from likeness.evaluation.models import Models
 from likeness.evaluation.pictures import Pictures
-from likeness.evaluation.prompts import GridPoint
+from likeness.evaluation.prompts import SELECT, GridPoint, fill
 from likeness.photos.images import ImageRef
+from likeness.program import as_about
 from likeness.store import Store, item_key
+from likeness.tables import PROBE, write_table
 
 if TYPE_CHECKING:
     import torch
@@ -66,44 +70,81 @@ class SwapDrawer(Drawer):
             return sample(guidance_scale=self.guidance)
 
 
-def probe_blocks(stage: ScoreStage, store: Store, prompt: str, other: str, seeds: Sequence[int]) -> list[Role]:
-    """Swap `prompt` for `other` in every block alone, over seeds, and say how far each brings the picture there."""
-    from likeness.lora.blocks import blocks_of
+class Prober:
+    """Swaps prompts in one base model, block by block, and measures how far each block takes the picture."""
 
-    models, pictures = Models(stage.evaluation, store, stage.offline), Pictures(store, {}, None)
-    size_px = (stage.evaluation.width_px, stage.evaluation.height_px)
-    points = [GridPoint("probe", "neutral", prompt, seed, "select", *size_px) for seed in seeds]
-    drawer = SwapDrawer(stage, store, {}, other, ())
-    blocks = blocks_of(drawer.layout)
+    def __init__(self, scoring: ScoreStage, store: Store) -> None:
+        self._scoring, self._models = scoring, Models(scoring.evaluation, store, scoring.offline)
+        self._pictures, self._drawer = Pictures(store, {}, None), SwapDrawer(scoring, store, {}, "", ())
 
-    def drawn(chosen: Sequence[str]) -> list[str]:
-        drawer.blocks = tuple(sorted(chosen))
-        found = drawer.draw([Request(point) for point in points])
+    @property
+    def fingerprint(self) -> str:
+        """The base model's."""
+        return self._drawer.fingerprint
+
+    @property
+    def models_loaded(self) -> int:
+        return self._drawer.models_loaded + self._models.loaded
+
+    def roles(self, prompt: str, other: str, seeds: Sequence[int]) -> list[Role]:
+        """Swap `prompt` for `other` in every block alone, over seeds, and say how far each brings the picture there."""
+        from likeness.lora.blocks import blocks_of
+
+        size_px = (self._scoring.evaluation.width_px, self._scoring.evaluation.height_px)
+        points = [GridPoint("probe", "neutral", prompt, seed, SELECT, *size_px) for seed in seeds]
+        blocks = blocks_of(self._drawer.layout)
+        own, whole = (self._drawn(points, other, chosen) for chosen in ([], blocks))
+        far, before, after = self._distance(own, whole), self._closeness(own, other), self._closeness(whole, other)
+        roles = []
+        for block in blocks:
+            images = self._drawn(points, other, [block])
+            now = self._closeness(images, other)
+            is_measured = before is not None and after is not None and now is not None and after > before
+            clip = (now - before) / (after - before) if is_measured else None  # type: ignore[operator]
+            roles.append(Role(block, self._distance(own, images) / far if far else 0.0, clip))
+        return roles
+
+    def _drawn(self, points: Sequence[GridPoint], other: str, blocks: Sequence[str]) -> list[str]:
+        self._drawer.other, self._drawer.blocks = other, tuple(sorted(blocks))
+        found = self._drawer.draw([Request(point) for point in points])
         return [found[Request(point)] for point in points]
 
-    own, whole = drawn([]), drawn(blocks)
+    def _distance(self, first: Sequence[str], second: Sequence[str]) -> float:
+        raw = self._pictures.raw
+        return float(
+            np.mean([np.abs(raw(a).astype(float) - raw(b)).mean() for a, b in zip(first, second, strict=True)])
+        )
 
-    def distance(first: Sequence[str], second: Sequence[str]) -> float:
-        pairs = zip(first, second, strict=True)
-        return float(np.mean([np.abs(pictures.raw(a).astype(float) - pictures.raw(b)).mean() for a, b in pairs]))
-
-    def closeness(images: Sequence[str]) -> float | None:
-        if models.clip is None:
+    def _closeness(self, images: Sequence[str], text: str) -> float | None:
+        clip = self._models.clip
+        if clip is None:
             return None
-        clip = models.clip
-        text_D = clip.text_embedding(other)
-        cosines = [clip.image_embedding(one, lambda one=one: pictures.raw(one)) @ text_D for one in images]
+        text_D = clip.text_embedding(text)
+        cosines = [clip.image_embedding(one, lambda one=one: self._pictures.raw(one)) @ text_D for one in images]
         return float(np.mean(cosines))
 
-    far, before, after = distance(own, whole), closeness(own), closeness(whole)
-    roles = []
-    for block in blocks:
-        images = drawn([block])
-        now = closeness(images)
-        is_measured = before is not None and after is not None and now is not None and after > before
-        clip = (now - before) / (after - before) if is_measured else None  # type: ignore[operator]
-        roles.append(Role(block, distance(own, images) / far if far else 0.0, clip))
-    return roles
+
+def probe_blocks(prober: Prober, stage: ProbeStage, subject: str, output: Path) -> list[dict[str, Any]]:
+    """Write how far every block takes content and style from the prompt; returns the rows."""
+    probe, scoring = stage.probe, stage.scoring
+    texts = [fill(text, scoring.trigger, scoring.class_word) for text in (probe.prompt, probe.content, probe.style)]
+    content, style = (prober.roles(texts[0], other, probe.seeds) for other in texts[1:])
+    split = split_by_swaps(content, style)
+    rows = [
+        {
+            "subject": subject,
+            "probe": output.stem,
+            "base_model": prober.fingerprint,
+            "swap": swap,
+            "place": place,
+            "role": "content" if role.block in split["content_blocks"] else "style",
+            **role._asdict(),
+        }
+        for swap, roles in (("content", content), ("style", style))
+        for place, role in enumerate(roles)
+    ]
+    write_table(output, PROBE, rows, as_about("probe", VERSION, probe))
+    return rows
 
 
 def split_by_swaps(content: Sequence[Role], style: Sequence[Role]) -> dict[str, list[str]]:

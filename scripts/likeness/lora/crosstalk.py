@@ -61,12 +61,3 @@ def shared_directions(first: LoraModule, second: LoraModule) -> tuple[float, flo
 def transposed(module: LoraModule) -> LoraModule:
     """The transposed change of weight: what was written becomes what is read."""
     return LoraModule(module.B_OR.T, module.A_RI.T, module.scale)
-
-
-def mean_overlap(found: list[Overlap]) -> tuple[float, float]:
-    """Input and output overlap over all modules, weighted by energy; zeros where no module is shared."""
-    total = sum(one.energy for one in found)
-    if not total:
-        return 0.0, 0.0
-    weighted = [sum(getattr(one, side) * one.energy for one in found) / total for side in ("inputs", "outputs")]
-    return weighted[0], weighted[1]

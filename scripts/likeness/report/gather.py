@@ -14,7 +14,19 @@ from typing import Any
 from likeness.config.surgery import SURGERY, Surgery
 from likeness.evaluation.scores import Checkpoint, Scores
 from likeness.report.archive import Previous, previous_loras
-from likeness.tables import ABLATION, CAPTIONS, DECISIONS, FACES, MASKS, QUALITY, SCORES, read_rows
+from likeness.tables import (
+    ABLATION,
+    CAPTIONS,
+    CROSSTALK,
+    DECISIONS,
+    FACES,
+    MASKS,
+    OVERLAPS,
+    PROBE,
+    QUALITY,
+    SCORES,
+    read_rows,
+)
 
 Row = dict[str, Any]
 FACTS = ("framing", "pose", "light", "background")
@@ -69,7 +81,8 @@ class Funnel:
 class Subject:
     """All that one subject's part of a page needs; `rows` are its score rows, of the distilled model as well.
 
-    `operations` are the records of what surgery made, `ablations` the tables of what was taken apart, both by name.
+    `operations` are the records of what surgery made; `ablations` and `probes` are tables, `crosstalks` pairs of tables
+    (losses, overlaps of modules) of what was measured beside the choice; all by name.
     """
 
     name: str
@@ -82,6 +95,8 @@ class Subject:
     timings: tuple[tuple[str, int, float], ...] = ()
     operations: Mapping[str, Row] = field(default_factory=dict)
     ablations: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    crosstalks: Mapping[str, tuple[Sequence[Row], Sequence[Row]]] = field(default_factory=dict)
+    probes: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
     @property
     def recipe(self) -> str:
@@ -142,7 +157,14 @@ def gather_subject(results: Path, name: str, settings: dict[str, Any]) -> Subjec
         ablations={
             one: read_rows(folder / "ablation" / f"{one}.parquet", ABLATION) for one in settings.get("ablation", {})
         },
+        crosstalks={one: read_crosstalk(folder / "crosstalk" / one) for one in settings.get("crosstalk", {})},
+        probes={one: read_rows(folder / "probe" / f"{one}.parquet", PROBE) for one in settings.get("probe", {})},
     )
+
+
+def read_crosstalk(folder: Path) -> tuple[Sequence[Row], Sequence[Row]]:
+    """Losses and overlaps of one pair of LoRAs."""
+    return read_rows(folder / "losses.parquet", CROSSTALK), read_rows(folder / "overlaps.parquet", OVERLAPS)
 
 
 def score_tables(folder: Path, settings: Mapping[str, Any]) -> list[Path]:

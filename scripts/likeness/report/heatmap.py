@@ -1,4 +1,4 @@
-"""Heat maps of ablations as inline SVG: blocks across, weights down, colour for how much a block matters.
+"""Grids of blocks as inline SVG; heat maps of ablations: weights down, colour for how much a block matters.
 
 Colour is the effect over the largest of the map, so that a glance finds the blocks that do the work; a ring marks
 differences that are clear of chance after the correction for the number of blocks.
@@ -6,7 +6,7 @@ differences that are clear of chance after the correction for the number of bloc
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from markupsafe import Markup
 from likeness.evaluation.blocks import CLEAR, KNOCK_OUT, effect_of
 from likeness.report.numbers import rounded
 
-CELL_PX, LEFT_PX, TOP_PX = 24.0, 44.0, 34.0
+CELL_PX, LEFT_PX, TOP_PX = 24.0, 56.0, 34.0
 Row = dict[str, Any]
 
 
@@ -42,7 +42,7 @@ def heat_map(subject: str, ablation: str, rows: Sequence[Row], mode: str, metric
     own = [row for row in rows if (row["mode"], row["metric"]) == (mode, metric)]
     if not own:
         return None
-    blocks = sorted({row["block"] for row in own}, key=_place)
+    blocks = in_order(row["block"] for row in own)
     weights = sorted({row["weight"] for row in own}, reverse=mode != KNOCK_OUT)
     return HeatMap(subject, ablation, mode, metric, blocks, weights, own)
 
@@ -54,40 +54,58 @@ def draw_heat_map(found: HeatMap) -> Markup:
         for row in found.rows
     }
     largest = max(map(abs, effects.values()), default=0.0) or 1.0
-    width = LEFT_PX + len(found.blocks) * CELL_PX + 6
-    height = TOP_PX + len(found.weights) * CELL_PX + 6
+    cells = [_cell_of(found, row, effects[row["block"], row["weight"]] / largest) for row in found.rows]
+    return draw_grid(found.caption, found.blocks, [f"× {weight:g}" for weight in found.weights], cells)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a grid of blocks: where it lies, -1..1 as its colour, a ring, a title, and its number's whereabouts."""
+
+    block: str
+    line: str
+    strength: float
+    is_clear: bool
+    title: str
+    about: Mapping[str, str]
+
+
+def draw_grid(caption: str, blocks: Sequence[str], lines: Sequence[str], cells: Sequence[Cell]) -> Markup:
+    """Blocks across, lines down, as SVG."""
+    width = LEFT_PX + len(blocks) * CELL_PX + 6
+    height = TOP_PX + len(lines) * CELL_PX + 6
     parts = [
         Markup(
             '<svg viewBox="0 0 {:g} {:g}" role="img" aria-label="{}" class="chart heat" style="max-width:{:g}px">'
-        ).format(width, height, found.caption, 1.6 * width)
+        ).format(width, height, caption, 1.6 * width)
     ]
-    parts += _headings(found)
-    for row in found.rows:
-        parts.append(_cell(found, row, effects[row["block"], row["weight"]] / largest))
+    parts += _headings(blocks, lines)
+    parts += [_drawn(cell, blocks.index(cell.block), lines.index(cell.line)) for cell in cells]
     return Markup("").join([*parts, Markup("</svg>")])
 
 
-def _headings(found: HeatMap) -> list[Markup]:
+def in_order(blocks: Iterable[str]) -> list[str]:
+    """Blocks once each, in the order of the model."""
+    return sorted(set(blocks), key=_place)
+
+
+def _headings(blocks: Sequence[str], lines: Sequence[str]) -> list[Markup]:
     parts, before = [], ""
-    for place, block in enumerate(found.blocks):
+    for place, block in enumerate(blocks):
         kind, _, index = block.partition(".")
         x = LEFT_PX + (place + 0.5) * CELL_PX
         if kind != before:
             parts.append(Markup('<text x="{:g}" y="11">{}</text>').format(x - CELL_PX / 2, kind))
         parts.append(Markup('<text x="{:g}" y="27" class="mid">{}</text>').format(x, index))
         before = kind
-    for place, weight in enumerate(found.weights):
+    for place, line in enumerate(lines):
         y = TOP_PX + (place + 0.65) * CELL_PX
-        parts.append(Markup('<text x="{:g}" y="{:g}" class="end">× {:g}</text>').format(LEFT_PX - 6, y, weight))
+        parts.append(Markup('<text x="{:g}" y="{:g}" class="end">{}</text>').format(LEFT_PX - 6, y, line))
     return parts
 
 
-def _cell(found: HeatMap, row: Row, strength: float) -> Markup:
-    x = LEFT_PX + found.blocks.index(row["block"]) * CELL_PX
-    y = TOP_PX + found.weights.index(row["weight"]) * CELL_PX
-    is_clear = row["p_holm"] is not None and row["p_holm"] <= CLEAR
+def _cell_of(found: HeatMap, row: Row, strength: float) -> Cell:
     interval = "" if row["low"] is None else f" ({rounded(row['low'])} to {rounded(row['high'])})"
-    title = f"{row['block']} × {row['weight']:g}{interval}: {rounded(row['difference'])}"
     about = {
         "source": "ablation",
         "subject": found.subject,
@@ -97,20 +115,26 @@ def _cell(found: HeatMap, row: Row, strength: float) -> Markup:
         "block": row["block"],
         "weight": f"{row['weight']:g}",
     }
-    attributes = Markup("").join(Markup(' data-{}="{}"').format(key, value) for key, value in about.items())
+    title = f"{row['block']} × {row['weight']:g}{interval}: {rounded(row['difference'])}"
+    is_clear = row["p_holm"] is not None and row["p_holm"] <= CLEAR
+    return Cell(row["block"], f"× {row['weight']:g}", strength, is_clear, title, about)
+
+
+def _drawn(cell: Cell, column: int, line: int) -> Markup:
+    attributes = Markup("").join(Markup(' data-{}="{}"').format(key, value) for key, value in cell.about.items())
     return Markup(
         '<rect x="{:g}" y="{:g}" width="{:g}" height="{:g}" rx="3" class="cell {}{}" style="--heat:{:.0f}%"{}>'
         "<title>{}</title></rect>"
     ).format(
-        x + 1,
-        y + 1,
+        LEFT_PX + column * CELL_PX + 1,
+        TOP_PX + line * CELL_PX + 1,
         CELL_PX - 2,
         CELL_PX - 2,
-        "worse" if strength < 0 else "better",
-        " clear" if is_clear else "",
-        100 * min(1.0, abs(strength)),
+        "worse" if cell.strength < 0 else "better",
+        " clear" if cell.is_clear else "",
+        100 * min(1.0, abs(cell.strength)),
         attributes,
-        title,
+        cell.title,
     )
 
 

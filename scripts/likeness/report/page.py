@@ -19,6 +19,7 @@ from likeness.evaluation.scores import BASE_CHECKPOINT
 from likeness.report.archive import Previous
 from likeness.report.charts import draw
 from likeness.report.compare import Comparison, comparison
+from likeness.report.crosstalk import Pair, Probed, pairs, probed
 from likeness.report.curves import chosen_scale, ranking_metric, strength_chart, training_chart, variants_of
 from likeness.report.flags import Flag, flags_of, set_flags
 from likeness.report.gather import Photo, Subject
@@ -108,6 +109,8 @@ class Part:
     comparison: Comparison | None
     operated: list[Operated]
     ablated: list[Ablated]
+    pairs: list[Pair]
+    probed: list[Probed]
     before: list[Before]
     settings_text: str
 
@@ -196,6 +199,8 @@ def report_part(subject: Subject) -> Part:
         comparison=comparison(subject),
         operated=operated(subject, ranking_metric(subject)),
         ablated=ablated(subject, ranking_metric(subject)),
+        pairs=pairs(subject),
+        probed=probed(subject),
         before=before(subject),
         settings_text=yaml.safe_dump(subject.settings, sort_keys=False, allow_unicode=True, width=100),
     )
