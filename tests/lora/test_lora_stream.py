@@ -38,6 +38,41 @@ def test_the_library_reads_what_is_streamed_and_wide_types_come_first(tmp_path):
     assert header_bytes % 8 == 0
 
 
+@pytest.mark.parametrize("dtypes", [(torch.float32,), (torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
+@pytest.mark.parametrize("room", [0, 8, 64, 4096])
+def test_room_for_the_header_changes_spaces_only(dtypes, room, tmp_path):
+    """Too little room, or several types, is written in two passes: the same tensors, metadata and hash."""
+    given = {f"{index}": torch.arange(5.0).to(dtypes[index % len(dtypes)]) + index for index in range(6)}
+    sha256 = write_stream(tmp_path / "x", iter(given.items()), lambda: {"who": "me"}, room)
+    assert sha256 == sha256_of(tmp_path / "x") and [path.name for path in tmp_path.iterdir()] == ["x"]
+    with safe_open(tmp_path / "x", "pt") as file:
+        assert file.metadata() == {"format": "pt", "who": "me"}
+        assert all(torch.equal(file.get_tensor(key), value) for key, value in given.items())
+    content = (tmp_path / "x").read_bytes()
+    length = int.from_bytes(content[:8], "little") + 8
+    assert length % 8 == 0 and length >= room
+    write_stream(tmp_path / "plain", iter(given.items()), lambda: {"who": "me"})
+    plain = (tmp_path / "plain").read_bytes()
+    start = int.from_bytes(plain[:8], "little") + 8
+    assert content[8:length].rstrip() == plain[8:start].rstrip() and content[length:] == plain[start:]
+
+
+@pytest.mark.parametrize("count", [1, 3, 144])
+def test_headers_of_operations_fit_into_the_room_that_is_kept(count, tmp_path, monkeypatch):
+    """Modules of longest names, each with a rank and an alpha of its own, are still written in one pass."""
+    from likeness.lora import stream
+
+    monkeypatch.setattr(stream, "_joined", lambda *_: pytest.fail("two passes"))
+    modules = {
+        f"single_transformer_blocks.{index}.attn.to_qkv_mlp_proj": random_module(1 + index, scale=1 / (3 + index))
+        for index in range(count)
+    }
+    operation = Operation(sorted(modules), lambda name: Operated(modules[name], {}), {"operation": "convert"})
+    write_operation(tmp_path / "x.safetensors", operation, {"parents": '["' + "a" * 64 + '"]'})
+    back = read_lora(tmp_path / "x.safetensors").modules
+    assert {name: module.rank for name, module in back.items()} == {name: one.rank for name, one in modules.items()}
+
+
 def test_the_body_is_the_librarys_own_bytes(tmp_path):
     one_type = {key: value.float() for key, value in tensors().items() if value.ndim}
     write_stream(tmp_path / "ours", iter(one_type.items()), dict)
@@ -71,11 +106,12 @@ def test_opened_lora_is_the_read_one_and_may_be_written_onto_itself(tmp_path, mo
     opened, read = open_lora(path), read_lora(path)
     assert opened.modules.keys() == read.modules.keys() and isinstance(read.modules, dict)
     operation = Operation(sorted(opened.modules), lambda name: Operated(opened.modules[name], {"rank": 2}), {})
+    write_operation(path, operation, {})
     before = path.read_bytes()
     written = write_operation(path, operation, {})
-    assert path.read_bytes() == before and written.rows == [
-        {"module": name, "rank": 2} for name in sorted(lora.modules)
-    ]
+    assert path.read_bytes() == before and written.sha256 == sha256_of(path)
+    assert written.rows == [{"module": name, "rank": 2} for name in sorted(lora.modules)]
+    assert open_lora(path).metadata == read.metadata
     for name, module in operation.lora().modules.items():
         assert torch.equal(module.A_RI, lora.modules[name].A_RI)
     with pytest.raises(UserError, match="would hold no module"):

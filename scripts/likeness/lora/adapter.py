@@ -78,12 +78,20 @@ def relative_difference(first: LoraModule, second: LoraModule) -> float:
     """
     if first.B_OR.shape[0] != second.B_OR.shape[0] or first.A_RI.shape[1] != second.A_RI.shape[1]:
         return float("inf")
+    if first.scale == second.scale and _equal(first.A_RI, second.A_RI) and _equal(first.B_OR, second.B_OR):
+        return 0.0
     up_OR = torch.cat([first.scale * first.B_OR.double(), -second.scale * second.B_OR.double()], dim=1)
     down_RI = torch.cat([first.A_RI.double(), second.A_RI.double()])
     products_RR = (up_OR.T @ up_OR) * (down_RI @ down_RI.T)
     own = products_RR[: first.rank, : first.rank].sum().clamp_min(0).sqrt()
     difference = products_RR.sum().clamp_min(0).sqrt()
     return float(difference / own) if own > 0 else (0.0 if difference == 0 else float("inf"))
+
+
+def _equal(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """Whether two matrices hold the same values, whatever their types."""
+    widest = torch.promote_types(first.dtype, second.dtype)
+    return first.shape == second.shape and torch.equal(first.to(widest), second.to(widest))
 
 
 def family_of(lora: Lora) -> str | None:

@@ -63,7 +63,7 @@ class Spectrum(NamedTuple):
         share_K = torch.where(share_K > 0, share_K, 1.0)
         new_up_OK = _product(up_OR, self.left_RK[:, :rank] * share_K)
         new_down_KI = _product(down_RI.T, self.right_KR[:rank].T / share_K).T.contiguous()
-        return LoraModule(new_down_KI.to(down_RI.dtype), new_up_OK.to(up_OR.dtype), scale)
+        return LoraModule(new_down_KI, new_up_OK, scale)
 
 
 def gram(tall_NR: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -105,12 +105,9 @@ def weighted_sum(
     strengths = [weight * module.scale for module, weight in present]
     common = strengths[0] if len(present) == 1 else max(map(abs, strengths))
     dtype = dtype or widest(modules)
-    # A half type holds 11 binary digits at most, so a product in float32 loses nothing that it could keep.
-    working = torch.float32 if dtype.itemsize < 4 else torch.float64
     ups, downs = [], []
     for (module, _), strength in zip(present, strengths, strict=True):
-        up_OR = module.B_OR if strength == common else module.B_OR.to(working) * (strength / common)
-        ups.append(up_OR.to(dtype))
+        ups.append(module.B_OR.to(dtype) if strength == common else _multiplied(module.B_OR, strength / common, dtype))
         downs.append(module.A_RI.to(dtype))
     return LoraModule(torch.cat(downs), torch.cat(ups, dim=1), common)
 
@@ -162,4 +159,12 @@ def _cross(first_NR: torch.Tensor, second_NS: torch.Tensor) -> torch.Tensor:
 
 
 def _product(tall_NR: torch.Tensor, mix_RK: torch.Tensor) -> torch.Tensor:
-    return torch.cat([piece.double() @ mix_RK for piece in tall_NR.split(_CHUNK_ROWS)])
+    """tall · mix in the type of tall; for a half type in float32, which is finer than it can hold."""
+    working = torch.float32 if tall_NR.dtype.itemsize < 4 else torch.float64
+    mix_RK = mix_RK.to(working)
+    return torch.cat([(piece.to(working) @ mix_RK).to(tall_NR.dtype) for piece in tall_NR.split(_CHUNK_ROWS)])
+
+
+def _multiplied(up_OR: torch.Tensor, factor: float, dtype: torch.dtype) -> torch.Tensor:
+    """up · factor in a type, rounded to it once: torch multiplies half types in float32."""
+    return up_OR * factor if up_OR.dtype == dtype and dtype.itemsize < 4 else (up_OR.double() * factor).to(dtype)

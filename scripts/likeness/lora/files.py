@@ -150,6 +150,14 @@ def verify_lora(
     Raises UserError unless every module of the file arrives with the same values and scale, at least one B is not zero,
     and there are `expected_count` modules. The given model is left as it is; of a known layout none is needed.
     """
+    modules, scale = compare_loaded(path, base_or_transformer, expected_count)
+    return Verified(modules, scale, sha256_of_file(path))
+
+
+def compare_loaded(
+    path: Path, base_or_transformer: BaseModel | Flux2Transformer2DModel | Layout, expected_count: int | None = None
+) -> tuple[int, float | None]:
+    """`verify_lora` without the file's hash: how many modules were loaded, and their one scale."""
     lora = open_lora(path)
     loaded = loaded_modules(loaded_skeleton(path, base_or_transformer))
     wanted = len(lora.modules) if expected_count is None else expected_count
@@ -162,7 +170,7 @@ def verify_lora(
     if not changes:
         raise UserError(f"LoRA file {path} changes nothing: all its B matrices are zero.")
     scales = {round(module.scale, 9) for module in loaded.values()}
-    return Verified(len(loaded), scales.pop() if len(scales) == 1 else None, sha256_of_file(path))
+    return len(loaded), scales.pop() if len(scales) == 1 else None
 
 
 def check_loaded(path: Path, name: str, own: LoraModule, loaded: LoraModule) -> None:

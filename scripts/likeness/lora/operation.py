@@ -89,8 +89,22 @@ def write_operation(
             )
 
     about = {**operation.about, **provenance}
-    sha256 = write_stream(path, tensors(), lambda: {**about, **adapter_metadata(Lora(dict(sorted(stubs.items()))))})
+    room = room_for_header([key for name in operation.names for key in module_keys(name)], about)
+    metadata = lambda: {**about, **adapter_metadata(Lora(dict(sorted(stubs.items()))))}  # noqa: E731
+    sha256 = write_stream(path, tensors(), metadata, room)
     return Written(sha256, sorted(rows, key=lambda row: row["module"]))
+
+
+def room_for_header(keys: Sequence[str], about: Mapping[str, str]) -> int:
+    """Bytes that a header surely fits into, a multiple of 8: depends on names and provenance only, not on the values.
+
+    An entry has a key, a type, two sizes and two positions; a module's name stands in the adapter's config up to three
+    times, with its dots escaped twice where it has a rank or an alpha of its own.
+    """
+    entries = sum(len(key) + 120 for key in keys)
+    config = sum(6 * len(key) for key in keys)
+    told = sum(2 * (len(key) + len(text)) + 8 for key, text in about.items())
+    return 8 * ((1024 + entries + config + told) // 8)
 
 
 def changes_something(module: LoraModule) -> bool:

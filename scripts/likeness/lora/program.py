@@ -15,7 +15,7 @@ from likeness.errors import UserError, nearest
 from likeness.klein.family import KNOWN_LAYOUTS, Layout, layout_of
 from likeness.lora.adapter import Lora, LoraModule
 from likeness.lora.families import family_by_shapes
-from likeness.lora.files import open_lora, sha256_of, verify_lora
+from likeness.lora.files import compare_loaded, open_lora, sha256_of
 from likeness.lora.operation import Operation, Written, write_operation
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -62,7 +62,7 @@ def told(args: argparse.Namespace, output: Path, about: Mapping[str, str], writt
     """The result of a program: file, hash, settings, whether diffusers loads all of it, and the table of modules."""
     layout = layout_for(args.base, open_lora(output))
     found = {"file": str(output), "sha256": written.sha256, "size_bytes": output.stat().st_size, **about}
-    found["verified_modules"] = verify_lora(output, layout).modules if layout is not None else None
+    found["verified_modules"] = compare_loaded(output, layout)[0] if layout is not None else None
     return {**found, "modules": written.rows, "warnings": []}
 
 

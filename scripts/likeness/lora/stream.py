@@ -85,16 +85,23 @@ class MappedTensors(Mapping[str, torch.Tensor]):
 
 
 def write_stream(
-    path: Path, tensors: Iterable[tuple[str, torch.Tensor]], metadata: Callable[[], Mapping[str, str]]
+    path: Path, tensors: Iterable[tuple[str, torch.Tensor]], metadata: Callable[[], Mapping[str, str]], room: int = 0
 ) -> str:
     """Write tensors, given in the order of their keys, as one safetensors file that appears whole; returns its sha256.
 
-    `metadata` is asked when all tensors have been written, so it may tell what they turned out to be. ValueError for
-    keys out of order.
+    `metadata` is asked when all tensors have been written, so it may tell what they turned out to be. `room` bytes, a
+    multiple of 8, are kept for the header and filled up with spaces: where it fits and all tensors have one type, they
+    are written once, in their place. ValueError for keys out of order.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    clear_leftovers(path.parent)
+    temporary = temporary_beside(path)
     entries: list[tuple[str, torch.dtype, list[int], int]] = []
     with ExitStack() as stack:
+        stack.callback(temporary.unlink, missing_ok=True)
+        file = stack.enter_context(temporary.open("w+b"))
+        file.seek(room)
+        # The first type goes to its place in the file; others wait elsewhere.
         bodies: dict[torch.dtype, IO[bytes]] = {}
         for key, tensor in tensors:
             if entries and key <= entries[-1][0]:
@@ -102,22 +109,27 @@ def write_stream(
                     f"{key!r} comes after {entries[-1][0]!r}: keys must be given in their order, once each"
                 )
             if tensor.dtype not in bodies:
-                bodies[tensor.dtype] = stack.enter_context(TemporaryFile(dir=path.parent))
+                bodies[tensor.dtype] = stack.enter_context(TemporaryFile(dir=path.parent)) if bodies else file
             bodies[tensor.dtype].write(_bytes_of(tensor))
             entries.append((key, tensor.dtype, list(tensor.shape), tensor.nbytes))
         order = sorted(bodies, key=lambda dtype: (-dtype.itemsize, TYPE_NAMES[dtype]))
-        header = _header(entries, order, metadata())
-        clear_leftovers(path.parent)
-        temporary = temporary_beside(path)
-        stack.callback(temporary.unlink, missing_ok=True)
-        with temporary.open("wb") as file:
-            sha256 = _join(file, header, [bodies[dtype] for dtype in order])
+        header = _header(entries, order, metadata(), room)
+        if len(header) == room and len(bodies) == 1:
+            sha256 = _completed(file, header)
+        else:
+            # What was written stays readable through its open file.
+            temporary.unlink()
+            with temporary.open("wb") as joined:
+                sha256 = _joined(joined, header, [(bodies[one], room * (bodies[one] is file)) for one in order])
         temporary.replace(path)
     return sha256
 
 
 def _header(
-    entries: list[tuple[str, torch.dtype, list[int], int]], order: list[torch.dtype], metadata: Mapping[str, str]
+    entries: list[tuple[str, torch.dtype, list[int], int]],
+    order: list[torch.dtype],
+    metadata: Mapping[str, str],
+    room: int,
 ) -> bytes:
     header: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
     position = 0
@@ -128,15 +140,25 @@ def _header(
                 header[key] = {"dtype": TYPE_NAMES[dtype], "shape": shape, "data_offsets": offsets}
                 position += size
     text = json.dumps(header, sort_keys=True, separators=(",", ":")).encode()
+    text = text.ljust(room - 8)
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
 
-def _join(file: IO[bytes], header: bytes, bodies: list[IO[bytes]]) -> str:
+def _completed(file: IO[bytes], header: bytes) -> str:
+    file.seek(0)
+    file.write(header)
+    file.seek(0)
+    sha256 = hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+    file.flush()
+    return sha256
+
+
+def _joined(file: IO[bytes], header: bytes, bodies: list[tuple[IO[bytes], int]]) -> str:
     digest = hashlib.sha256(header)
     file.write(header)
-    for body in bodies:
-        body.seek(0)
+    for body, start in bodies:
+        body.seek(start)
         while part := body.read(_COPY_BYTES):
             digest.update(part)
             file.write(part)
