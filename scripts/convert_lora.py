@@ -22,7 +22,7 @@ def main() -> None:
     args = parser.parse_args()
 
     from likeness.lora.comfyui import write_comfyui
-    from likeness.lora.files import open_lora, sha256_of
+    from likeness.lora.files import file_of, open_lora, sha256_of
     from likeness.lora.operation import Written
     from likeness.lora.program import TYPES
 
@@ -31,9 +31,9 @@ def main() -> None:
         found = write_result(args, args.output, copied(lora), [args.input])
     else:
         lora = lora.loaded().cast(TYPES[args.type]) if args.type else lora.loaded()
-        parents = {"parents": json.dumps([sha256_of(args.input)])}
+        parents = {"parents": json.dumps([sha256_of(file_of(args.input))])}
         sha256 = write_comfyui(args.output, lora, layout_to_write(args.base, lora), {"operation": "convert", **parents})
-        found = told(args, args.output, {"operation": "convert"}, Written(sha256, copied(lora).rows()))
+        found = told(args, args.output, {"operation": "convert"}, Written(sha256, copied(lora).rows()), [args.input])
     show(found, args.json)
 
 

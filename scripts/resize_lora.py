@@ -36,7 +36,7 @@ def main() -> None:
     rule = RankRule(args.rank, cast(Criterion, name), threshold, args.rule or "minimal")
     operation = resize_lora(open_lora(args.input, args.lokr_rank), rule)
     found = write_result(args, args.output, operation, [args.input])
-    show({**found, "warnings": low_ranks(found["modules"])}, args.json)
+    show({**found, "warnings": [*found["warnings"], *low_ranks(found["modules"])]}, args.json)
 
 
 if __name__ == "__main__":

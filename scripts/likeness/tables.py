@@ -377,6 +377,26 @@ SCORES = Table(
     ("subject", "variant", "phase", "step", "base_model", "lora_scale", "prompt_id", "seed", "metric"),
 )
 
+SURGERY = Table(
+    "surgery",
+    columns(
+        ("module", TEXT, "module of the result, by diffusers' name"),
+        ("rank_before", WHOLE, "its rank in the parents together; 0 where the first has none"),
+        ("rank_after", WHOLE, "its rank in the result"),
+        (
+            "retained_energy",
+            FLOAT,
+            "part of the squared norm that the lower rank keeps, 0..1; null where nothing is cut",
+        ),
+        ("energy_ratio", FLOAT, "TIES, DARE, magnitude: squared norm of the merged change over that of the plain sum"),
+        ("norm_before", FLOAT, "subtract: Frobenius norm of the first parent's change"),
+        ("norm_after", FLOAT, "subtract: Frobenius norm of the result's change"),
+        ("block", TEXT, "weigh-blocks: the module's block"),
+        ("weight", FLOAT, "weigh-blocks: the weight of that block"),
+    ),
+    ("module",),
+)
+
 ABLATION = Table(
     "ablation",
     columns(
@@ -475,6 +495,7 @@ TABLES: dict[str, Table] = {
         ENCODED,
         LOG,
         SCORES,
+        SURGERY,
         ABLATION,
         CROSSTALK,
         OVERLAPS,

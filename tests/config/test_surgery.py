@@ -145,6 +145,12 @@ def test_a_ratio_below_one_explains_itself(tmp_path):
     assert "the largest singular value over the smallest that is kept" in text and "write `frobenius: 0.8`" in text
 
 
+def test_a_resize_below_rank_four_is_warned_of(tmp_path):
+    write(tmp_path, "jane", surgery={"tiny": {"method": "resize", "of": "main", "rank": 3}})
+    texts = [str(warning) for warning in load_project(tmp_path).warnings]
+    assert any("surgery.tiny" in text and "rank 3 is below 4" in text for text in texts), texts
+
+
 def test_a_candidate_can_be_picked_by_hand(tmp_path):
     small = {"small": {"method": "resize", "of": "best", "rank": 8}}
     subject = load(tmp_path, surgery=small, pick={"variant": "small", "phase": "surgery", "step": 0})

@@ -22,7 +22,7 @@ from likeness.evaluation.scores import Checkpoint, Scores
 from likeness.evaluation.surgery import make_surgery
 from likeness.lora.files import read_lora
 from likeness.store import sha256_of_file
-from likeness.tables import SCORES, read_rows
+from likeness.tables import SCORES, SURGERY, read_rows
 
 
 def stage_of(project, **entry):
@@ -82,6 +82,9 @@ def test_each_method_does_what_it_says(project, files):
         best = left[:, :1] * singular[:1] @ right[:1]
         assert torch.allclose(module.delta().double(), best, atol=1e-4), name
     assert 0 < record["least_energy_kept"] < 1
+    rows = read_rows(project.results / "surgery" / "made.modules.parquet", SURGERY)
+    assert [row["module"] for row in rows] == sorted(full) and {row["rank_after"] for row in rows} == {1}
+    assert min(row["retained_energy"] for row in rows) == record["least_energy_kept"] and "table" not in record
 
 
 def test_a_second_run_computes_nothing_and_restores_the_file(project, files):
@@ -134,3 +137,18 @@ def test_parents_of_another_model_and_empty_results_are_refused(project, files):
     gone = Parent(file=str(project.folder / "gone.safetensors"))
     with pytest.raises(UserError, match="does not exist"):
         find_parents([gone], [project.folder / "gone.safetensors"], Candidates([], {}), project.choice, project.store())
+
+
+def test_what_another_subject_publishes_is_a_parent(project, files):
+    parent = Parent(subject="sam")
+    folder = project.folder / "sam" / "lora"
+    folder.mkdir(parents=True)
+    file, record = folder / "sam.safetensors", folder / "published.json"
+    file.write_bytes(files[1].read_bytes())
+    record.write_text(json.dumps({"files": {"sam.safetensors": sha256_of_file(file)}}))
+    (found,) = find_parents([parent], [record], Candidates([], {}), project.choice, project.store())
+    assert (found.lora, found.checkpoint) == (LoraFile(file, sha256_of_file(file)), None)
+    assert found.text == str(parent) == "published by sam"
+    record.write_text(json.dumps({"files": {}, "reason": "no checkpoint was scored"}))
+    with pytest.raises(UserError, match=r"subject sam publishes no LoRA: no checkpoint was scored\."):
+        find_parents([parent], [record], Candidates([], {}), project.choice, project.store())

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.lora.conftest import dense, difference, random_module
 
 from likeness.errors import UserError
@@ -41,6 +43,32 @@ def test_the_order_of_merging_does_not_matter(two_adapters):
         one, other = merge_loras(loras, weights, rule).lora(), merge_loras(loras[::-1], weights[::-1], rule).lora()
         for name, module in one.modules.items():
             assert difference(dense(module), dense(other.modules[name])) < 1e-6
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.permutations(range(4)),
+    st.lists(st.floats(-2, 2).filter(lambda weight: abs(weight) > 0.01), min_size=4, max_size=4),
+    st.sampled_from(
+        [
+            MergeRule(),
+            MergeRule(rank=3),
+            MergeRule("ties", 24, 0.4, "peft"),
+            MergeRule("ties", 24, 0.4, "mergekit"),
+            MergeRule("dare", 24, 0.5),
+            MergeRule("magnitude", 24, 0.5),
+        ]
+    ),
+)
+def test_no_order_of_any_number_of_loras_matters(order, weights, rule):
+    """LoRAs of different ranks and scales, one of which adapts another module as well."""
+    loras = [Lora({"a": random_module(1 + seed, seed=seed, scale=0.5 + seed)}) for seed in range(3)]
+    loras.append(Lora({"a": random_module(4, seed=3), "b": random_module(2, seed=4)}))
+    straight = merge_loras(loras, weights, rule).lora()
+    turned = merge_loras([loras[place] for place in order], [weights[place] for place in order], rule).lora()
+    assert straight.modules.keys() == turned.modules.keys() == {"a", "b"}
+    for name, module in straight.modules.items():
+        assert difference(dense(module), dense(turned.modules[name])) < 1e-4, name
 
 
 def test_modules_of_one_lora_only_are_kept():

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tests.lora.conftest import dense, difference
 from tests.lora.test_lora_inspect import lora_for
 from tests.tiny import save_tiny
@@ -149,3 +149,83 @@ def test_mistakes_are_one_line_and_leave_no_file(program, arguments, message, ca
     code, _, error = call(program, *[str(argument).format(**names) for argument in arguments])
     assert code == 2 and error.startswith("error: ") and message in error and error.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def bad_files(folder, drawer):
+    """One file of every kind that cannot be read, with what has to be said of it."""
+    good = load_file(drawer / "a.safetensors")
+    whole = (drawer / "a.safetensors").read_bytes()
+    first = next(iter(good))
+    flux1 = {f"transformer.single_transformer_blocks.0.proj_mlp.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
+    other = {f"diffusion_model.img_in.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}
+    half = {key: tensor for key, tensor in good.items() if key != first}
+    broken = good[first].clone()
+    broken[0, 0] = float("nan")
+    saved = {
+        "nan": (good | {first: broken}, "holds NaN or infinite values"),
+        "two formats": (good | other, "mixes two formats"),
+        "another family": (flux1, "FLUX.1"),
+        "half a module": (half, "one factor of the LoRA is missing"),
+        "dora": (good | {f"{first[:30]}.lora_magnitude_vector": torch.ones(2)}, "is a DoRA"),
+        "no tensors": ({}, "holds no tensors"),
+    }
+    for name, (tensors, message) in saved.items():
+        save_file(tensors, folder / f"{name}.safetensors")
+        yield name, message
+    raw = {
+        "torn": (whole[: len(whole) // 2], "It may be torn"),
+        "pickle": (b"\x80\x02}q\x00.", "a pickle"),
+        "zipped pickle": (b"PK\x03\x04" + whole[:100], "a pickle"),
+        "empty": (b"", "it is empty"),
+    }
+    for name, (content, message) in raw.items():
+        (folder / f"{name}.safetensors").write_bytes(content)
+        yield name, message
+
+
+CALLS = {
+    "inspect_lora": ["{bad}"],
+    "convert_lora": ["{bad}", "{out}", "--format", "diffusers"],
+    "resize_lora": ["{bad}", "{out}", "--rank", 2],
+    "merge_loras": ["{out}", "{good}", "{bad}:0.5"],
+    "subtract_lora": ["{good}", "{bad}", "{out}"],
+    "average_loras": ["{out}", "{good}", "{bad}"],
+}
+
+
+@pytest.mark.parametrize("program", CALLS)
+def test_bad_files_are_one_clear_line_in_every_program(program, call, drawer, tmp_path):
+    (tmp_path / "bad").mkdir()
+    for name, message in bad_files(tmp_path / "bad", drawer):
+        names = {"bad": tmp_path / "bad" / f"{name}.safetensors", "good": drawer / "a.safetensors"}
+        names["out"] = tmp_path / "out.safetensors"
+        code, text, error = call(program, *[str(one).format(**names) for one in CALLS[program]])
+        if program == "inspect_lora" and name == "another family":
+            assert code == 0 and "flux1" in text and "3072 against 4096" in text
+            continue
+        assert code == 2 and error.startswith("error: ") and error.count("\n") == 1, (name, error)
+        assert message in error and f"{name}.safetensors" in error, (name, error)
+        assert not names["out"].exists(), name
+
+
+def test_what_is_only_odd_is_warned_of(call, drawer, tmp_path):
+    """Missing blocks, mixed ranks and a coarse alpha are readable; each is said, and the last by every program."""
+    lora = read_lora(drawer / "a.safetensors")
+    tensors, ranks = {}, iter((4, 5, 6, 7))
+    for name, module in lora.modules.items():
+        rank = next(ranks)
+        stem = "lora_unet_" + name.replace(".", "_")
+        tensors[f"{stem}.lora_down.weight"] = torch.randn(rank, module.A_RI.shape[1])
+        tensors[f"{stem}.lora_up.weight"] = torch.randn(module.B_OR.shape[0], rank)
+        tensors[f"{stem}.alpha"] = torch.tensor(3.0, dtype=torch.bfloat16)
+    odd, out = tmp_path / "odd.safetensors", tmp_path / "out.safetensors"
+    save_file(tensors, odd)
+    code, found, error = call("inspect_lora", odd, "--json")
+    for text in ("alpha is stored as bfloat16", "96 modules of the blocks are not adapted", "ranks differ"):
+        assert code == 0 and any(text in warning for warning in found["warnings"]) and text in error
+    code, found, error = call("resize_lora", odd, out, "--rank", 4, "--json")
+    assert code == 0 and "odd.safetensors: alpha is stored as bfloat16" in error and found["warnings"]
+    assert {row["rank_before"] for row in found["modules"]} == {4, 5, 6, 7}
+    back, name = read_lora(out).modules, "transformer_blocks.0.attn.to_q"
+    rank = next(row["rank_before"] for row in found["modules"] if row["module"] == name)
+    assert back[name].scale == pytest.approx(3 / rank)

@@ -108,7 +108,31 @@ def test_rules_that_cannot_be_meant(arguments, message):
         RankRule(*arguments)
 
 
-def test_resize_to_the_own_rank_is_the_identity_and_a_second_resize_changes_nothing():
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 9), st.integers(0, 5), st.floats(0.2, 1.0), st.sampled_from([torch.float32, torch.bfloat16]))
+def test_resize_to_its_own_rank_or_more_is_the_identity(rank, more, decay, dtype):
+    lora = Lora({"a": random_module(rank, decay=decay, scale=0.3, dtype=dtype)})
+    assert resize_lora(lora, RankRule(rank + more)).lora().modules["a"] is lora.modules["a"]
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from([("ratio", 1.0, 60.0), ("frobenius", 0.05, 1.0), ("cumulative", 0.05, 1.0)]),
+    st.lists(st.floats(0, 1), min_size=2, max_size=2).map(sorted),
+    st.integers(0, 999),
+)
+def test_a_stricter_threshold_never_keeps_more(criterion, parts, seed):
+    """Of real modules: rank and energy kept grow with the threshold, and the energy is what truly stays."""
+    name, start, end = criterion
+    module = random_module(7, decay=0.6, seed=seed)
+    found = [resize_module(module, RankRule(7, name, start + (end - start) * part)) for part in parts]
+    ranks, energies = zip(*((row["rank_after"], row["retained_energy"]) for _, row in found), strict=True)
+    assert ranks[0] <= ranks[1] and energies[0] <= energies[1]
+    lost = [difference(dense(module), dense(cut)) ** 2 for cut, _ in found]
+    assert energies == pytest.approx([1 - part for part in lost], abs=1e-5)
+
+
+def test_a_second_resize_changes_nothing():
     module = random_module(6, decay=0.7, scale=0.5)
     assert resize_module(module, RankRule(6)).module is module
     once = resize_module(module, RankRule(3)).module

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.lora.conftest import dense, difference, random_module
 
 from likeness.errors import UserError
@@ -38,9 +40,15 @@ def test_peft_subtracts_the_same(two_adapters):
     assert all(difference(theirs[name], dense(module)) < 1e-6 for name, module in ours.modules.items())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_lora_minus_itself_is_nothing(dtype):
-    lora = Lora({"a": random_module(4, scale=0.7, dtype=dtype)})
+@settings(max_examples=30, deadline=None)
+@given(
+    st.sampled_from([torch.float32, torch.bfloat16, torch.float16]),
+    st.integers(1, 9),
+    st.floats(-3, 3).filter(lambda scale: abs(scale) > 1e-3),
+    st.integers(0, 999),
+)
+def test_a_lora_minus_itself_is_nothing(dtype, rank, scale, seed):
+    lora = Lora({"a": random_module(rank, scale=scale, seed=seed, dtype=dtype)})
     found = subtract_lora(lora, lora, 1.0)
     assert dense(found.lora().modules["a"]).abs().max() < 1e-15
     assert found.rows()[0]["norm_after"] < 1e-6 * found.rows()[0]["norm_before"]

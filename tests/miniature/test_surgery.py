@@ -114,19 +114,16 @@ class World:
         manifests = [self.folder / "whole.parquet"]
         return Workplace(stage, self.folder / "holdout.parquet", manifests, self.folder / "photos.parquet", self.store)
 
-    def train(self, name: str, manifest: str, masked: bool, **changes: Any) -> Path:
-        """Train on one of the manifests; returns steps.json."""
-        values = TRAINING | changes
-        if masked:
-            values |= {"masked_loss": {"kind": "person", "unmasked_weight": 0.0}}
-        settings = TrainingSettings.model_validate(values)
+    def train(self, name: str, **changes: Any) -> Path:
+        """Train on all photos; returns steps.json."""
+        settings = TrainingSettings.model_validate(TRAINING | changes)
         encode = EncodeStage(
             base_model=self.base_model,
             buckets=(settings.buckets,),
             mask_kind=settings.masked_loss.kind,
             unmasked_weights=(settings.masked_loss.unmasked_weight,),
         )
-        encoded, path = self.folder / f"{name}.encoded.parquet", self.folder / f"{manifest}.parquet"
+        encoded, path = self.folder / f"{name}.encoded.parquet", self.folder / "whole.parquet"
         encode_samples(encode, path, self.folder / "photos.parquet", self.store, encoded)
         folder = self.folder / "robin" / "train" / name / "main"
         stage = TrainStage(training=settings, base_model=self.base_model, init="scratch")
@@ -172,7 +169,7 @@ def world(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
     rng = np.random.default_rng(7)
     identity, scenes = sample_identities(1, rng), sample_scenes(COUNT, rng).with_background(LEAKED)
     drawn = render(np.repeat(identity, COUNT, axis=0), scenes, PHOTO_PX, PHOTO_PX)
-    photos, rows = [], {"whole": [], "background": []}
+    photos, rows = [], []
     for at in range(COUNT):
         path = found.folder / f"{at:02d}.png"
         path.write_bytes(png((drawn.images_NHWC[at] * 255).round().astype(np.uint8)))
@@ -181,15 +178,13 @@ def world(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
         photos.append(
             {"id": path.stem, "path": str(path), "repeats": 1, "sha256": sha256, "status": "ok", "reason": ""} | size
         )
-        outside = found.store.save_blob(png((~drawn.person_NHW[at]).astype(np.uint8) * 255))
-        for name, mask in (("whole", None), ("background", outside)):
-            sample = {"sample_id": f"{name}-{at}", "image_sha256": sha256, "mask_sha256": mask}
-            rows[name].append(sample | {"reference_sha256s": [], "caption": CAPTION, "repeats": 1})
+        person = found.store.save_blob(png(drawn.person_NHW[at].astype(np.uint8) * 255))
+        sample = {"sample_id": f"robin-{at}", "image_sha256": sha256, "mask_sha256": person}
+        rows.append(sample | {"reference_sha256s": [], "caption": CAPTION, "repeats": 1})
     write_table(found.folder / "photos.parquet", PHOTOS, photos)
-    held_out = [row | {"use": "held_out"} for row in rows["whole"][:HELD_OUT]]
+    held_out = [row | {"use": "held_out"} for row in rows[:HELD_OUT]]
     write_table(found.folder / "holdout.parquet", HOLDOUT, held_out)
-    for name, listed in rows.items():
-        write_table(found.folder / f"{name}.parquet", MANIFEST, listed[HELD_OUT:])
+    write_table(found.folder / "whole.parquet", MANIFEST, rows[HELD_OUT:])
     score_base(found.workplace(), found.base_folder)
     return found
 
@@ -197,12 +192,13 @@ def world(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> World:
 @pytest.fixture(scope="module")
 def whole(world: World) -> Path:
     """A LoRA of whole pictures: person and background."""
-    return world.train("whole", "whole", masked=False)
+    return world.train("whole")
 
 
 def test_subtracting_the_background_lowers_its_leakage(world: World, whole: Path) -> None:
     """At every further step of the sweep; at α = 0.5 by a tenth or more with the identity kept (measured: 18 %)."""
-    background = world.train("background", "background", masked=True)
+    inverted = {"kind": "person", "inverted": True, "unmasked_weight": 0.0}
+    background = world.train("background", masked_loss=inverted)
     entry = {"method": "subtract", "of": "whole", "background": "background"}
     found = {
         alpha: world.measured(world.operate(f"minus-{round(100 * alpha)}", [whole, background], alpha=alpha, **entry))
@@ -223,7 +219,7 @@ def test_truncation_to_rank_8_keeps_the_identity(world: World, whole: Path) -> N
 
 def test_a_lora_trained_on_single_block_2_ranks_it_first_out_and_in(world: World) -> None:
     """The trained LoRA stands in a file that adapts every block, the others by nothing, so that all are truly drawn."""
-    steps = world.train("narrow", "whole", masked=False, targets="single_all@single=2")
+    steps = world.train("narrow", targets="single_all@single=2")
     workplace = world.workplace()
     trained = read_lora(entries_of_steps("narrow", "main", steps, world.store)[-1].lora.path)  # type: ignore[union-attr]
     assert len(trained.modules) == 2

@@ -82,6 +82,9 @@ def all_trainings(subject: Subject) -> list[TrainingSettings]:
 def _small_rank(subject: Subject) -> Iterator[tuple[str, str, str]]:
     if subject.training.rank < 4:
         yield "training.rank", f"rank {subject.training.rank} is below 4; skin texture is lost", "community notes"
+    for name, entry in subject.surgery.items():
+        if entry.rank is not None and entry.rank < 4:
+            yield f"surgery.{name}", f"rank {entry.rank} is below 4; skin texture is lost", "community notes"
 
 
 def _alpha_above_rank(subject: Subject) -> Iterator[tuple[str, str, str]]:

@@ -18,14 +18,16 @@ from likeness.config.surgery import Surgery, SurgeryStage
 from likeness.errors import UserError
 from likeness.evaluation.draw import read_checked
 from likeness.evaluation.parents import Found
+from likeness.program import as_about
 from likeness.store import Store, canonical_json, item_key, write_atomically
+from likeness.tables import SURGERY, write_table
 
 if TYPE_CHECKING:
     from likeness.klein.load import BaseModel
     from likeness.lora.adapter import Lora
     from likeness.lora.operation import Operation
 
-VERSION = 1
+VERSION = 2
 STAGE = "surgery"
 FILE = "lora.safetensors"
 _FULL_RANK = 1024
@@ -34,8 +36,9 @@ _FULL_RANK = 1024
 def make_surgery(stage: SurgeryStage, parents: Sequence[Found], store: Store, output: Path) -> dict[str, Any]:
     """Make one candidate beside `output` (`<name>.safetensors`) and write its record there; returns the entry.
 
-    `parents` come in the order of the settings, the background last. Raises UserError for parents that do not fit the
-    base model or each other, and for a result that would change nothing.
+    `<name>.modules.parquet` says what became of every module; both files are by-products. `parents` come in the order of
+    the settings, the background last. Raises UserError for parents that do not fit the base model or each other, and
+    for a result that would change nothing.
     """
     surgery = stage.surgery
     settings = surgery.model_dump(mode="json", exclude={"of", "background"})
@@ -43,13 +46,17 @@ def make_surgery(stage: SurgeryStage, parents: Sequence[Found], store: Store, ou
     item = store.load_or_compute(STAGE, key, lambda: _computed(stage, parents))
     file = output.with_suffix(".safetensors")
     store.restore(item.files[FILE], file)
+    record = dict(item.record)
+    rows = record.pop("table")
+    about = as_about(STAGE, VERSION, settings)
+    write_table(output.with_suffix(".modules.parquet"), SURGERY, rows, about)
     entry = {
         "step": 0,
         "file": file.name,
         "sha256": item.files[FILE],
         "method": surgery.method,
         "parents": [parent.as_record() for parent in parents],
-        **item.record,
+        **record,
     }
     write_atomically(output, (json.dumps([entry], indent=1, sort_keys=True) + "\n").encode())
     return entry
@@ -59,6 +66,7 @@ def _computed(stage: SurgeryStage, parents: Sequence[Found]) -> tuple[dict[str, 
     """The file, read back through diffusers' own loader, and how its ranks and energy came out."""
     from likeness.lora.files import verify_lora
     from likeness.lora.operation import write_operation
+    from likeness.lora.resize import low_ranks
     from likeness.training.base import open_base
 
     base = open_base(stage.base_model, offline=stage.offline)
@@ -70,7 +78,10 @@ def _computed(stage: SurgeryStage, parents: Sequence[Found]) -> tuple[dict[str, 
         written = write_operation(path, operation, provenance)
         verified = verify_lora(path, base)
         data = path.read_bytes()
-    return {"about": dict(operation.about), "modules": verified.modules, **summary_of(written.rows)}, {FILE: data}
+    for warning in low_ranks(written.rows):
+        print(f"warning: {warning}")
+    record = {"about": dict(operation.about), "modules": verified.modules, "table": written.rows}
+    return record | summary_of(written.rows), {FILE: data}
 
 
 def operation_of(surgery: Surgery, loras: Sequence[Lora], base: BaseModel) -> Operation:

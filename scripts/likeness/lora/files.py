@@ -131,13 +131,18 @@ def read_lora(path: Path) -> Lora:
     return open_lora(path).loaded()
 
 
+def file_of(path: Path) -> Path:
+    """The file itself, or the one inside a folder of PEFT."""
+    return path / "adapter_model.safetensors" if path.is_dir() else path
+
+
 def open_lora(path: Path, lokr_rank: int | None = None) -> Lora:
     """The same Lora with modules that are mapped from the file when asked for, so that it need not fit into memory.
 
     A LoKr of a higher rank than `lokr_rank` is read as its best approximation of that rank. Errors about keys are
     raised here, errors about values when a module is asked for.
     """
-    path = path / "adapter_model.safetensors" if path.is_dir() else path
+    path = file_of(path)
     tensors = MappedTensors(path)
     return outline_lora(tensors, tensors.metadata, f"LoRA file {path}", _peft_config(path, tensors), lokr_rank)
 

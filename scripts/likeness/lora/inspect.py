@@ -16,7 +16,7 @@ from likeness.klein.family import linear_shapes
 from likeness.lora.adapter import Lora, LoraModule
 from likeness.lora.factors import energy
 from likeness.lora.families import LAYOUTS, family_by_shapes, foreign_family
-from likeness.lora.files import open_lora
+from likeness.lora.files import file_of, open_lora
 from likeness.lora.formats import METADATA_KEY
 from likeness.lora.operation import in_order
 from likeness.lora.stream import MappedTensors
@@ -70,7 +70,7 @@ def inspect_lora(path: Path, threads: int = 1) -> Inspection:
     A LoKr's norms are those of its best approximation of rank 64. UserError for what is no readable LoRA at all, and
     for NaN or infinite values.
     """
-    file = path / "adapter_model.safetensors" if path.is_dir() else path
+    file = file_of(path)
     tensors = MappedTensors(file)
     try:
         lora = open_lora(path, _LOKR_RANK)
@@ -80,6 +80,13 @@ def inspect_lora(path: Path, threads: int = 1) -> Inspection:
             raise
         return _foreign(file, tensors, *found)
     return _inspected(file, tensors, lora, threads)
+
+
+def coarse_alphas(tensors: MappedTensors) -> list[str]:
+    """A warning where alpha is stored in a type that rounds it; only types are looked at."""
+    if not any(key.endswith(".alpha") and tensors.type_name(key) == "BF16" for key in tensors):
+        return []
+    return ["alpha is stored as bfloat16, which holds whole numbers only up to 256: check it if it is larger."]
 
 
 def _foreign(file: Path, tensors: MappedTensors, family: str, reason: str) -> Inspection:
@@ -159,10 +166,7 @@ def _warnings(
 ) -> list[str]:
     warnings = []
     alphas = [key for key in tensors if key.endswith(".alpha")]
-    if any(tensors.type_name(key) == "BF16" for key in alphas):
-        warnings.append(
-            "alpha is stored as bfloat16, which holds whole numbers only up to 256: check it if it is larger."
-        )
+    warnings += coarse_alphas(tensors)
     if not alphas and METADATA_KEY not in tensors.metadata and lora.format != "peft":
         warnings.append("neither metadata nor alpha tell the scale: it is read as 1 (alpha = rank).")
     if alphas and lora.format in ("comfyui", "diffusers"):

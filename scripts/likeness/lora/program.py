@@ -15,8 +15,10 @@ from likeness.errors import UserError, nearest
 from likeness.klein.family import KNOWN_LAYOUTS, Layout, layout_of
 from likeness.lora.adapter import Lora, LoraModule
 from likeness.lora.families import family_by_shapes
-from likeness.lora.files import compare_loaded, open_lora, sha256_of
+from likeness.lora.files import compare_loaded, file_of, open_lora, sha256_of
+from likeness.lora.inspect import coarse_alphas
 from likeness.lora.operation import Operation, Written, write_operation
+from likeness.lora.stream import MappedTensors
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -53,17 +55,20 @@ def write_result(
     args: argparse.Namespace, output: Path, operation: Operation, parents: Sequence[Path]
 ) -> dict[str, Any]:
     """Write an operation's result, load it back through diffusers, and return what is to be told of it."""
-    hashes = {"parents": json.dumps([sha256_of(parent) for parent in parents])}
+    hashes = {"parents": json.dumps([sha256_of(file_of(parent)) for parent in parents])}
     written = write_operation(output, operation, hashes, TYPES.get(args.type), args.threads)
-    return told(args, output, operation.about, written)
+    return told(args, output, operation.about, written, parents)
 
 
-def told(args: argparse.Namespace, output: Path, about: Mapping[str, str], written: Written) -> dict[str, Any]:
+def told(
+    args: argparse.Namespace, output: Path, about: Mapping[str, str], written: Written, parents: Sequence[Path]
+) -> dict[str, Any]:
     """The result of a program: file, hash, settings, whether diffusers loads all of it, and the table of modules."""
     layout = layout_for(args.base, open_lora(output))
     found = {"file": str(output), "sha256": written.sha256, "size_bytes": output.stat().st_size, **about}
     found["verified_modules"] = compare_loaded(output, layout)[0] if layout is not None else None
-    return {**found, "modules": written.rows, "warnings": []}
+    warnings = [f"{parent}: {text}" for parent in parents for text in coarse_alphas(MappedTensors(file_of(parent)))]
+    return {**found, "modules": written.rows, "warnings": warnings}
 
 
 def layout_for(base: str | None, lora: Lora) -> Any:
