@@ -11,7 +11,8 @@ from pathlib import Path
 
 from likeness.errors import UserError
 from likeness.program import run
-from likeness.tables import ABLATION, read_rows
+from likeness.tables import read_rows
+from likeness.tables_surgery import ABLATION
 
 
 def main() -> None:

@@ -6,9 +6,9 @@ results name, with their last resume state; unfinished trainings; and all record
 captions, scores).
 
 Freed are: everything of photos, captions and settings that are gone; the other checkpoints with their images; trainings
-that were superseded; the images of ablations. The next run has nothing to do, as before. Three things cost again what
-they cost once: undoing an edit from before (trains again), whatever scores or takes apart all checkpoints anew (draws
-them again), and deleting results.
+that were superseded; the images of ablations, of pairs of LoRAs and of probes. The next run has nothing to do, as before.
+Three things cost again what they cost once: undoing an edit from before (trains again), whatever scores or takes apart
+all checkpoints anew (draws them again), and deleting results.
 
 Without --yes nothing is removed.
 """

@@ -14,9 +14,12 @@ import pytest
 from likeness.code import SCRIPTS
 from likeness.errors import UserError
 from likeness.tables import FACES, LOG, MANIFEST, TABLES, merge_tables, read_rows, read_table, table_of, write_table
+from likeness.tables_surgery import SURGERY_TABLES
+
+ALL = TABLES | SURGERY_TABLES
 
 
-@pytest.mark.parametrize("table", TABLES.values(), ids=TABLES)
+@pytest.mark.parametrize("table", ALL.values(), ids=ALL)
 def test_every_column_says_what_it_means(table) -> None:
     names = [column.name for column in table.columns]
     assert len(names) == len(set(names))

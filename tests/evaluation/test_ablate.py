@@ -23,7 +23,8 @@ from likeness.klein.targets import matched_names, target_regex
 from likeness.lora.adapter import Lora, LoraModule
 from likeness.lora.files import read_lora, save_lora
 from likeness.store import sha256_of_file
-from likeness.tables import ABLATION, read_rows
+from likeness.tables import read_rows
+from likeness.tables_surgery import ABLATION
 
 FEW = ("garden", "street", "office")
 BLOCKS = ["double.0", "double.1", "single.0", "single.1", "single.2"]

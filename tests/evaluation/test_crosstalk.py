@@ -18,7 +18,8 @@ from likeness.lora.files import read_lora
 from likeness.lora.merge import merge_loras
 from likeness.lora.operation import write_operation
 from likeness.store import sha256_of_file
-from likeness.tables import CROSSTALK, OVERLAPS, read_rows
+from likeness.tables import read_rows
+from likeness.tables_surgery import CROSSTALK, OVERLAPS
 
 
 def found_of(path):

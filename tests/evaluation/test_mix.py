@@ -19,7 +19,8 @@ from likeness.lora.files import read_lora
 from likeness.lora.merge import merge_loras
 from likeness.lora.operation import write_operation
 from likeness.store import Store, sha256_of_file
-from likeness.tables import PROBE, read_rows
+from likeness.tables import read_rows
+from likeness.tables_surgery import PROBE
 
 POINT = POINTS[0]
 

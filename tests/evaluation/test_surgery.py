@@ -22,7 +22,8 @@ from likeness.evaluation.scores import Checkpoint, Scores
 from likeness.evaluation.surgery import make_surgery
 from likeness.lora.files import read_lora
 from likeness.store import sha256_of_file
-from likeness.tables import SCORES, SURGERY, read_rows
+from likeness.tables import SCORES, read_rows
+from likeness.tables_surgery import SURGERY
 
 
 def stage_of(project, **entry):

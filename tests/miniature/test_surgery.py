@@ -37,7 +37,7 @@ from likeness.tables import HOLDOUT, MANIFEST, PHOTOS, read_rows, write_table
 from likeness.training.encode import encode_samples
 from likeness.training.train import train_lora
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 PHOTO_PX, COUNT, HELD_OUT = 128, 12, 3
 CORNER_PX = 3

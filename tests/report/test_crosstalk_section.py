@@ -12,7 +12,8 @@ from likeness.report.gather import gather_subject
 from likeness.report.page import render_report
 from likeness.report.pictures import Pictures
 from likeness.store import Store
-from likeness.tables import CROSSTALK, OVERLAPS, PROBE, read_rows, write_table
+from likeness.tables import read_rows, write_table
+from likeness.tables_surgery import CROSSTALK, OVERLAPS, PROBE
 
 NAME = "robin"
 CROSSTALK_ENTRY = {"with-sam": {"of": "best", "beside": {"subject": "sam"}}}

@@ -14,7 +14,8 @@ from likeness.report.gather import Subject, gather_subject
 from likeness.report.heatmap import draw_heat_map, heat_map
 from likeness.report.page import render_report
 from likeness.report.pictures import Pictures
-from likeness.tables import ABLATION, SCORES, read_rows, write_table
+from likeness.tables import SCORES, read_rows, write_table
+from likeness.tables_surgery import ABLATION
 
 NAME = "robin"
 SURGERY = {"small": {"method": "resize", "of": {"variant": "main", "step": 200}, "rank": 8}}

@@ -10,7 +10,8 @@ from tests.workflow.conftest import ONE_PHASE
 from tests.workflow.project import Project
 
 from likeness.store import sha256_of_file
-from likeness.tables import ABLATION, CROSSTALK, OVERLAPS, PROBE, SCORES, read_rows
+from likeness.tables import SCORES, read_rows
+from likeness.tables_surgery import ABLATION, CROSSTALK, OVERLAPS, PROBE
 
 pytestmark = pytest.mark.long
 
@@ -71,7 +72,7 @@ def check_record(results) -> None:
     assert {row["method"] for row in losses} == {"k-lora"} and "csim" in {row["metric"] for row in losses}
     assert (results / "robin/crosstalk/early/sheet.jpg").is_file()
     shared = read_rows(results / "robin/crosstalk/early/overlaps.parquet", OVERLAPS)
-    assert len(shared) == 20 and all(0 <= row["inputs"] <= 1 for row in shared)
+    assert len(shared) == 18 and all(0 <= row["inputs"] <= 1 for row in shared)
     probed = read_rows(results / "robin/probe/roles.parquet", PROBE)
     assert {row["swap"] for row in probed} == {"content", "style"} and max(row["change"] for row in probed) > 0.1
 

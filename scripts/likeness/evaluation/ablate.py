@@ -28,7 +28,8 @@ from likeness.evaluation.statistics import Tested, cluster_means, holm_tested
 from likeness.lora.blocks import OTHER, adapted_blocks, blocks_of, norm_shares
 from likeness.program import as_about
 from likeness.store import item_key
-from likeness.tables import ABLATION, write_table
+from likeness.tables import write_table
+from likeness.tables_surgery import ABLATION
 
 VERSION = 1
 STAGE = "image-change"

@@ -19,9 +19,10 @@ from likeness.evaluation.score import BASE_ENTRY, Entry, Row, Shot, Workplace, r
 from likeness.evaluation.scores import FACELESS_IS_ZERO, Checkpoint, Scores
 from likeness.evaluation.sheet import write_sheet
 from likeness.evaluation.statistics import Estimate, paired_difference
+from likeness.locks import writing
 from likeness.program import as_about
-from likeness.store import Store
-from likeness.tables import CROSSTALK, OVERLAPS, write_table
+from likeness.tables import write_table
+from likeness.tables_surgery import CROSSTALK, OVERLAPS
 
 VERSION = 1
 ALONE, TOGETHER = Checkpoint("alone", "", 0), Checkpoint("together", "", 0)
@@ -85,12 +86,11 @@ def measure_crosstalk(
         found, shots = losses_of(side)
         rows += [_row(name, crosstalk.method, side, loss) for loss in found]
         cells |= {(f"{side.subject} {row_label(shot)}", shot.entry.checkpoint.variant): shot.sha256 for shot in shots}
-    columns = list(dict.fromkeys(column for _, column in cells))
-    write_sheet(
-        losses.parent / "sheet.jpg", list(dict.fromkeys(line for line, _ in cells)), columns, cells, _store(sides)
-    )
-    write_table(overlaps, OVERLAPS, [one._asdict() for one in shared], about)
-    write_table(losses, CROSSTALK, rows, about)
+    with writing(losses.parent):
+        columns, lines = (list(dict.fromkeys(place[axis] for place in cells)) for axis in (1, 0))
+        write_sheet(losses.parent / "sheet.jpg", lines, columns, cells, sides[0].workplace.store)
+        write_table(overlaps, OVERLAPS, [one._asdict() for one in shared], about)
+        write_table(losses, CROSSTALK, rows, about)
     return rows
 
 
@@ -135,7 +135,3 @@ def _row(name: str, method: str, side: Side, loss: Loss) -> Row:
     value, low, high, n = loss.difference
     numbers = {"alone": loss.alone, "together": loss.together, "difference": value, "low": low, "high": high, "n": n}
     return about | {"metric": loss.metric} | numbers
-
-
-def _store(sides: Sequence[Side]) -> Store:
-    return sides[0].workplace.store

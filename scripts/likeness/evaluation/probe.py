@@ -18,7 +18,8 @@ from likeness.evaluation.prompts import SELECT, GridPoint, fill
 from likeness.photos.images import ImageRef
 from likeness.program import as_about
 from likeness.store import Store, item_key
-from likeness.tables import PROBE, write_table
+from likeness.tables import write_table
+from likeness.tables_surgery import PROBE
 
 if TYPE_CHECKING:
     import torch

@@ -20,7 +20,8 @@ from likeness.evaluation.draw import read_checked
 from likeness.evaluation.parents import Found
 from likeness.program import as_about
 from likeness.store import Store, canonical_json, item_key, write_atomically
-from likeness.tables import SURGERY, write_table
+from likeness.tables import write_table
+from likeness.tables_surgery import SURGERY
 
 if TYPE_CHECKING:
     from likeness.klein.load import BaseModel

@@ -14,19 +14,8 @@ from typing import Any
 from likeness.config.surgery import SURGERY, Surgery
 from likeness.evaluation.scores import Checkpoint, Scores
 from likeness.report.archive import Previous, previous_loras
-from likeness.tables import (
-    ABLATION,
-    CAPTIONS,
-    CROSSTALK,
-    DECISIONS,
-    FACES,
-    MASKS,
-    OVERLAPS,
-    PROBE,
-    QUALITY,
-    SCORES,
-    read_rows,
-)
+from likeness.tables import CAPTIONS, DECISIONS, FACES, MASKS, QUALITY, SCORES, read_rows
+from likeness.tables_surgery import ABLATION, CROSSTALK, OVERLAPS, PROBE
 
 Row = dict[str, Any]
 FACTS = ("framing", "pose", "light", "background")
