@@ -35,6 +35,7 @@ FAL = Trainer(
     | {
         "masked_loss.kind": missing("fal's trainer takes no masks; it learns the whole picture", implied=None),
         "masked_loss.unmasked_weight": missing("fal's trainer takes no masks", implied=0.1),
+        "masked_loss.inverted": missing("fal's trainer takes no masks", implied=False),
         "allow_distilled": missing("fal's trainer offers base checkpoints only", implied=False),
         "cpu_threads": missing("fal's machines are their own", implied=1),
         "precision": missing("fal's trainer has its own number type", implied="bfloat16"),
