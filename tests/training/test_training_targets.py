@@ -15,7 +15,8 @@ from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
 from likeness.klein.family import layout_of
 from likeness.lora.files import read_lora
-from likeness.tables import ABLATION, write_table
+from likeness.tables import write_table
+from likeness.tables_surgery import ABLATION
 from likeness.training.shape import shape_adapter
 from likeness.training.targets import with_targets
 from likeness.training.train import find_start, train_lora, training_key

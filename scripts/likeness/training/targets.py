@@ -12,7 +12,8 @@ from typing import Any
 from likeness.config.training import TrainingSettings
 from likeness.errors import UserError, nearest
 from likeness.klein.targets import PRESETS, targets_of_blocks
-from likeness.tables import ABLATION, read_rows
+from likeness.tables import read_rows
+from likeness.tables_surgery import ABLATION
 
 KNOCK_OUT, KNOCK_IN = "knock-out", "knock-in"
 CLEAR = 0.05
