@@ -83,8 +83,9 @@ TABLE = {
                 *scores("robin", *PHASES),
                 *choice("robin"),
             },
-            {"training-steps": 4, "generated-images": 2, "score-faces": 2, "score-pixels": 2, "score-diversity": 2},
-            {"train_lora": 2, "score_checkpoints": 6},
+            # The two phases' checkpoints on the select half; one turns out the finalist and is drawn on the report half.
+            {"training-steps": 4, "generated-images": 3, "score-faces": 3, "score-pixels": 3, "score-diversity": 3},
+            {"train_lora": 2, "score_checkpoints": 6, "score_finalists": 3},
         ),
     ],
 }
