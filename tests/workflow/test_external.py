@@ -57,6 +57,6 @@ def test_a_variant_of_another_trainer_is_scored_beside_ours_and_found_again(proj
     again = project.succeed()
     assert not any(job.startswith(("train", "score", "choose", "publish")) for job in again.jobs)
     shutil.rmtree(project.folder / "results/robin/train/theirs")
-    back = project.succeed()
+    back = project.succeed("--", "results/robin/train/theirs/main/steps.json")
     assert back.reused["external"] == 1
     assert "external" not in back.computed
