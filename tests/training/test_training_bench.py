@@ -35,7 +35,7 @@ def run_program(*flags: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, str(PROGRAM), *map(str, flags)], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_program_measures_the_whole_table_of_the_small_model(tmp_path):
     done = run_program("--model", "miniature", "--resolution", 16, "--steps", 2, "--json", tmp_path / "figures.json")
     assert done.returncode == 0, done.stderr
