@@ -12,7 +12,7 @@ from tests.workflow.table import Scene, configure
 
 from likeness.tables import CAPTIONS, read_rows
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 TARGET = "results/robin/captions.parquet"
 

@@ -11,7 +11,7 @@ from tests.workflow.project import HOUSE, Project
 
 from likeness.tables import SCORES, read_rows
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 STAND_IN = HOUSE / "tests" / "training" / "stand_in.py"
 VARIANTS = """\
 variants:

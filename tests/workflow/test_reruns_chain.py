@@ -27,7 +27,7 @@ from tests.workflow.table import (
 
 from likeness.tables import DECISIONS, QUALITY, read_rows
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 PHASES = ("wide", "middle", "fine")
 TWO_PHOTOS = {"photos": 2, "faces": 2, "crops": 2, "masks": 2, "crop_masks": 4, "quality": 2}

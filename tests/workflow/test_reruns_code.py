@@ -17,7 +17,7 @@ from tests.workflow.table import (
     training,
 )
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 MASKS = {
     *(f"{rule}/robin/{shard}" for rule in ("make_masks", "measure_quality", "write_captions") for shard in (0, 1)),

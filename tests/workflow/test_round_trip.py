@@ -19,7 +19,7 @@ from tests.workflow.table import (
 
 from likeness.store import sha256_of_file
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 
 def copied(source: Path, target: Path, *, with_records: bool) -> None:
