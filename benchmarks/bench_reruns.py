@@ -30,6 +30,7 @@ HOUSE = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(HOUSE / "scripts"), str(HOUSE / "benchmarks")]
 
 from bench_scale import Cost, measure  # noqa: E402
+from figures import show  # noqa: E402
 
 TARGET = "results/robin/lora/published.json"
 CONFIG = """\
@@ -260,10 +261,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as temporary:
             folder = args.folder or Path(temporary) / "project"
             figures = bench(folder.resolve(), args.miniature, args.photos, args.steps, args.cores)
-    text = json.dumps(figures, indent=1)
-    if args.json:
-        args.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    show(figures, args.json)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ CPU seconds count all processes of a run, and hardly depend on what else the mac
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from figures import show
 from PIL import Image
 
 TARGET = "results/many/phases/decisions.parquet"
@@ -156,10 +156,7 @@ def main() -> None:
         folder = args.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         figures = bench(folder.resolve(), args.photos, args.side_px, args.cores)
-    text = json.dumps(figures, indent=1)
-    if args.json:
-        args.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    show(figures, args.json)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ metric of every checkpoint, by DuckDB on one thread. Both are CPU seconds of thi
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 import time
@@ -22,6 +21,8 @@ import numpy as np
 import pyarrow as pa
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+from figures import show
 
 from likeness.config.evaluation import ChoiceSettings, ChoiceStage
 from likeness.evaluation.choice import best_record
@@ -107,10 +108,7 @@ def main() -> None:
         assert summarise(paths)["variant"] is not None
         choice_s, means_s = least_cpu_s(summarise, paths), least_cpu_s(plain_means, paths)
     figures = {"rows": rows, "choice_cpu_s": choice_s, "plain_means_cpu_s": means_s, "ratio": choice_s / means_s}
-    text = json.dumps(figures, indent=1)
-    if args.json:
-        args.json.write_text(text + "\n", encoding="utf-8")
-    print(text)
+    show(figures, args.json)
 
 
 if __name__ == "__main__":

@@ -219,15 +219,10 @@ def model_digest(path: Path) -> str:
     return sha256_of_file(path) if path.is_file() else ""
 
 
-def wanted_steps(settings: TrainingSettings) -> list[int]:
-    """The steps that have a checkpoint."""
-    return settings.saved_steps
-
-
 def missing_steps(folder: TrainingFolder, settings: TrainingSettings) -> list[int]:
     """The wanted steps whose checkpoint is not in the store."""
     checkpoints = folder.checkpoints()
-    return [step for step in wanted_steps(settings) if step not in checkpoints]
+    return [step for step in settings.saved_steps if step not in checkpoints]
 
 
 def compute(
@@ -265,7 +260,7 @@ def measure_held_out(
     rows = [row for row in encoded_rows(encoded, settings) if row["held_out"] and is_plain(row, settings)]
     rows.sort(key=lambda row: row["sample_id"])
     checkpoints = folder.checkpoints()
-    files = {step: evaluated(checkpoints[step], settings) for step in wanted_steps(settings)}
+    files = {step: evaluated(checkpoints[step], settings) for step in settings.saved_steps}
 
     def prepare() -> Any:
         from likeness.training.data import load_samples
@@ -290,7 +285,7 @@ def place_files(
     checkpoints = folder.checkpoints()
     log = folder.log_up_to(settings.fixed_steps)
     assert log is not None
-    steps = [step_entry(step, checkpoints[step], settings.ema.evaluate) for step in wanted_steps(settings)]
+    steps = [step_entry(step, checkpoints[step], settings.ema.evaluate) for step in settings.saved_steps]
     files = {one["file"]: one["sha256"] for entry in steps for one in [entry, *entry.get("others", [])]}
     for name, sha256 in files.items():
         folder.store.restore(sha256, output_folder / name)
