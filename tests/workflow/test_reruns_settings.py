@@ -30,7 +30,7 @@ from tests.workflow.table import (
 from likeness.store import sha256_of_file
 from likeness.tables import SCORES, read_rows
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 ROBIN = settings("robin")
 EVERYTHING = {
