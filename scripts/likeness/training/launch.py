@@ -12,67 +12,39 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from likeness.config.training import TrainingSettings, TrainStage
+from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
 from likeness.lease import lease_devices, visible_devices
-from likeness.training.records import TrainingFolder
-
-if TYPE_CHECKING:
-    from likeness.training.train import Start
+from likeness.training.job import TrainingJob
 
 SCRIPTS = Path(__file__).resolve().parents[2]
 WORKER = "likeness.training.worker"
 PARENT_DEATH_SIGNAL = 1
 
 
-def launch(
-    folder: TrainingFolder,
-    stage: TrainStage,
-    settings: TrainingSettings,
-    rows: Sequence[Mapping[str, Any]],
-    start: Start | None,
-    missing: Sequence[int],
-    key: str,
-    watched: Path,
-) -> int:
+def launch(job: TrainingJob) -> int:
     """Train in `settings.processes` processes on this machine; returns the number of optimizer steps computed.
 
     Raises UserError with a worker's own words where one fails. Without a GPU the processes share the CPU.
     """
-    state = folder.last_state(up_to=min(missing))
-    first_step = state.step if state else 0
-    job = {
-        "stage": stage.model_dump(mode="json"),
-        "settings": settings.model_dump(mode="json"),
-        "rows": list(rows),
-        "start": [str(start.path), start.sha256, start.is_group] if start else None,
-        "missing": list(missing),
-        "key": key,
-        "watched": str(watched.resolve()),
-        "store": str(folder.store.root.resolve()),
-        "folder": str(folder.folder.resolve()),
-    }
-    path = folder.folder / ".workers.json"
-    path.write_text(json.dumps(job), encoding="utf-8")
+    state, folder, processes = job.last_state(), job.folder.folder, job.settings.processes
+    path = folder / ".workers.json"
+    path.write_text(json.dumps(job.as_record()), encoding="utf-8")
     try:
         with ExitStack() as leases:
-            environment = environment_of(leases, settings)
-            done = subprocess.run(
-                launcher(settings.processes, path), env=environment, preexec_fn=end_with_parent, check=False
-            )
+            environment = environment_of(leases, job.settings)
+            done = subprocess.run(launcher(processes, path), env=environment, preexec_fn=end_with_parent, check=False)
         if done.returncode:
-            errors = sorted(folder.folder.glob(".workers-error-*"))
+            errors = sorted(folder.glob(".workers-error-*"))
             said = errors[0].read_text(encoding="utf-8") if errors else "their own words are above"
-            raise UserError(f"training in {settings.processes} processes: {said}")
+            raise UserError(f"training in {processes} processes: {said}")
     finally:
-        for left in folder.folder.glob(".workers*"):
+        for left in folder.glob(".workers*"):
             left.unlink()
-    return max(missing) - first_step
+    return job.last_step - (state.step if state else 0)
 
 
 def launcher(processes: int, job: Path) -> list[str]:

@@ -6,9 +6,8 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -22,6 +21,7 @@ from likeness.training.data import TrainingData, load_samples
 from likeness.training.ema import Ema
 from likeness.training.files import save_weights, starting_weights, verify_weights
 from likeness.training.frozen import quantise
+from likeness.training.job import TrainingJob
 from likeness.training.loop import Training, train
 from likeness.training.optimizers import make_optimizer, weights_to_save
 from likeness.training.progress import Progress
@@ -32,44 +32,23 @@ from likeness.training.speed import load_transformer, load_vae, speed_up
 from likeness.training.state import pack_state, unpack_state
 from likeness.training.team import ALONE, Team
 
-if TYPE_CHECKING:
-    from likeness.training.train import Start
-
 STATE_EVERY_S = 600
 """A resume state is also saved after so many seconds: large models take long to a checkpoint. It changes no result."""
 
 logger = logging.getLogger(__name__)
 
 
-def run_training(
-    folder: TrainingFolder,
-    base: BaseModel,
-    settings: TrainingSettings,
-    rows: Sequence[Mapping[str, Any]],
-    start: Start | None,
-    missing: Sequence[int],
-    key: str,
-    watched: Path | None = None,
-    team: Team = ALONE,
-) -> int:
+def run_training(job: TrainingJob, base: BaseModel, team: Team = ALONE) -> int:
     """Train until the last missing checkpoint is saved; returns the number of optimizer steps computed.
 
-    TensorBoard's files and pictures go below the folder `watched`. Of several processes (`team`) each calls this, and the
-    first one alone saves and reports.
+    TensorBoard's files and pictures go below the folder `job.watched`. Of several processes (`team`) each calls this, and
+    the first one alone saves and reports.
     """
-    make_deterministic()
-    torch.set_num_threads(settings.cpu_threads)
-    data = load_samples(rows, settings, folder.store, base.device)
-    training = prepare(base, settings, data, start.path if start else None, start is not None and start.is_group)
+    training = resumed(job, base)
     training.team = team
-    save = saver(folder, base, training, key)
-    record = folder.last_state(up_to=min(missing))
-    if record is not None:
-        state = folder.state_path(record.step).read_bytes()
-        unpack_state(state, record.scalars, training.weights, training.optimizer, ema_of(training))
-        training.step, training.log = record.step, list(record.log)
+    save = saver(job.folder, base, training, job.key)
     team.wait()
-    first_step, last_step, wanted = training.step, max(missing), set(missing)
+    first_step, last_step, wanted = training.step, job.last_step, set(job.missing)
     if not team.is_first:
         train(training, last_step, lambda now: check_equal(now, wanted))
         return last_step - first_step
@@ -77,7 +56,7 @@ def run_training(
     print_start(training, base.layout, first_step, last_step)
     if first_step in wanted:
         save(training, True)
-    with watching(watched, training, base, last_step) as watch:
+    with watching(job.watched, training, base, last_step) as watch:
         saved_at = [time.monotonic()]
 
         def on_step(now: Training) -> None:
@@ -92,20 +71,34 @@ def run_training(
     return last_step - first_step
 
 
+def resumed(job: TrainingJob, base: BaseModel) -> Training:
+    """The training in memory as its last state has it, or fresh."""
+    make_deterministic()
+    torch.set_num_threads(job.settings.cpu_threads)
+    data, start = load_samples(job.rows, job.settings, job.folder.store, base.device), job.start
+    training = prepare(base, job.settings, data, start.path if start else None, start is not None and start.is_group)
+    record = job.last_state()
+    if record is not None:
+        state = job.folder.state_path(record.step).read_bytes()
+        unpack_state(state, record.scalars, training.weights, training.optimizer, ema_of(training))
+        training.step, training.log = record.step, list(record.log)
+    return training
+
+
 @contextlib.contextmanager
 def watching(
-    folder: Path | None, training: Training, base: BaseModel, last_step: int
+    folder: Path, training: Training, base: BaseModel, last_step: int
 ) -> Iterator[Callable[[Training, bool], None]]:
     """Give the function that shows a step: on the terminal, to TensorBoard, and at checkpoints as pictures."""
     settings = training.settings
-    board = Board(folder / BOARD_FOLDER if folder and settings.tensorboard else None, training.step)
+    board = Board(folder / BOARD_FOLDER if settings.tensorboard else None, training.step)
     with contextlib.closing(board), Progress(training.step, last_step) as progress:
 
         def watch(now: Training, at_checkpoint: bool) -> None:
             row = now.log[-1]
             progress.show(now.step, row.loss, row.learning_rate)
             board.show(now.step, row)
-            if at_checkpoint and settings.samples and folder:
+            if at_checkpoint and settings.samples:
                 from likeness.training.preview import FOLDER, draw_samples_of
 
                 draw_samples_of(now, base, settings.samples, folder / FOLDER, board)

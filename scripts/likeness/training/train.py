@@ -25,6 +25,7 @@ from likeness.store import Store, item_key, sha256_of_file, write_atomically
 from likeness.tables import ENCODED, LOG, MANIFEST, read_rows, write_table
 from likeness.training.base import open_base
 from likeness.training.held_out import held_out_losses
+from likeness.training.job import Start, TrainingJob
 from likeness.training.records import LogRow, TrainingFolder, open_folder
 from likeness.training.views import is_plain, is_read
 
@@ -48,15 +49,6 @@ CONTENT = (
     "empty_embedding_sha256",
     "repeats",
 )
-
-
-@dataclass(frozen=True)
-class Start:
-    """The weights that a training starts from; None for a fresh adapter. Of a group alone, other modules start fresh."""
-
-    path: Path
-    sha256: str
-    is_group: bool = False
 
 
 @dataclass(frozen=True)
@@ -89,9 +81,10 @@ def train_lora(
     with writing(output_folder), open_folder(store, key) as folder:
         folder.adopt(output_folder)
         missing = missing_steps(folder, settings)
+        computed = 0
         if missing:
-            folder.go_on()
-        computed = compute(folder, stage, settings, rows, start, missing, key, output_folder) if missing else 0
+            resolved = stage.model_copy(update={"training": settings})
+            computed = compute(TrainingJob(folder, resolved, rows, start, missing, key, output_folder))
         folder.finish()
         losses = measure_held_out(folder, stage, settings, encoded, base.fingerprint)
         place_files(
@@ -225,32 +218,21 @@ def missing_steps(folder: TrainingFolder, settings: TrainingSettings) -> list[in
     return [step for step in settings.saved_steps if step not in checkpoints]
 
 
-def compute(
-    folder: TrainingFolder,
-    stage: TrainStage,
-    settings: TrainingSettings,
-    rows: Sequence[Mapping[str, Any]],
-    start: Start | None,
-    missing: Sequence[int],
-    key: str,
-    watched: Path,
-) -> int:
-    """Train from the last good state until no wanted checkpoint is missing; returns the number of steps computed.
-
-    What is shown of it meanwhile goes below the folder `watched`.
-    """
-    if settings.schedule.name != "constant" and not folder.checkpoints():
+def compute(job: TrainingJob) -> int:
+    """Train from the last good state until no wanted checkpoint is missing; returns the number of steps computed."""
+    settings = job.settings
+    job.folder.go_on()
+    if settings.schedule.name != "constant" and not job.folder.checkpoints():
         print(
             f"training: from the start, since a {settings.schedule.name} schedule is drawn over all {settings.fixed_steps} steps"
         )
     if settings.processes > 1:
         from likeness.training.launch import launch
 
-        return launch(folder, stage, settings, rows, start, missing, key, watched)
+        return launch(job)
     from likeness.training.run import run_training
 
-    base = open_base(stage.base_model, offline=stage.offline, dtype=settings.precision, on_gpu=True)
-    return run_training(folder, base, settings, rows, start, missing, key, watched)
+    return run_training(job, job.open_base())
 
 
 def measure_held_out(
