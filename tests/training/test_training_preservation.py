@@ -80,7 +80,7 @@ def test_the_masked_prior_looks_outside_of_the_mask_alone():
 def test_a_slider_without_effect_is_as_far_off_as_its_direction_is_long():
     training = made_training(made_data([made_sample(0)]), losses={"slider": SLIDER})
     seen = seen_of(training)
-    prompts = [one[None] for one in training.data.prompts]
+    prompts = [training.data.prompts[one][None] for one in SliderSettings.model_validate(SLIDER).prompts]
     direction = sum(
         bare(seen, more) - bare(seen, less) for more, less in ((prompts[1], prompts[2]), (prompts[3], prompts[4]))
     )

@@ -89,15 +89,14 @@ class Batch:
 
 @dataclass
 class TrainingData:
-    """All samples of a training by id, the embedding of the empty caption, those of the losses' own prompts, the other
-    views of samples by name, and the embeddings of the prompts that are drawn at checkpoints."""
+    """All samples of a training by id, the embedding of the empty caption, those of other prompts by their text, and the
+    other views of samples by name."""
 
     samples: dict[str, Sample]
     empty_TD: torch.Tensor
     device: torch.device
-    prompts: tuple[torch.Tensor, ...] = ()
+    prompts: Mapping[str, torch.Tensor] = field(default_factory=dict)
     other_views: dict[str, Sample] = field(default_factory=dict)
-    shown_prompts: tuple[torch.Tensor, ...] = ()
     _ids: dict[Group, tuple[torch.Tensor, ...]] = field(default_factory=dict, init=False, repr=False)
 
     def planned(self, of_class: bool = False) -> list[PlannedSample]:
@@ -174,19 +173,15 @@ def load_samples(
         raise UserError(
             "the encoded table lacks prompts that the training reads. Delete it and run again; it is made anew."
         )
-    prompts = [encoded[prompt] for prompt in settings.prompts]
-    tensors = read_tensors(store, [*hashes, *prompts])
+    tensors = read_tensors(store, [*hashes, *(encoded[prompt] for prompt in settings.prompts)])
     views = {name_of_row(row, settings): make_sample(row, tensors, settings) for row in rows}
     samples = {name: one for name, one in views.items() if name == one.sample_id}
     unmasked = {row["sample_id"] for row in rows if masked and not row["weight_sha256"] and not row["regularisation"]}
     if unmasked:
         logger.warning("%d of %d samples have no mask; their whole picture is learned", len(unmasked), len(samples))
-    embedded = [tensors[sha256] for sha256 in prompts]
-    own, shown = (
-        tuple(one) for one in (embedded[: len(settings.losses.prompts)], embedded[len(settings.losses.prompts) :])
-    )
+    prompts = {prompt: tensors[encoded[prompt]] for prompt in settings.prompts}
     others = {name: one for name, one in views.items() if name not in samples}
-    return TrainingData(samples, tensors[rows[0]["empty_embedding_sha256"]], device, own, others, shown)
+    return TrainingData(samples, tensors[rows[0]["empty_embedding_sha256"]], device, prompts, others)
 
 
 def make_sample(row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], settings: TrainingSettings) -> Sample:

@@ -46,7 +46,7 @@ def draw_samples_of(
 
 def draw_sample_of(training: Training, base: BaseModel, settings: SampleSettings, place: int) -> np.ndarray:
     """Draw one prompt as pixels_HWC; in an edit with the references of a training pair."""
-    data, embedding_TD = training.data, training.data.shown_prompts[place]
+    data, embedding_TD = training.data, training.data.prompts[settings.prompts[place]]
     side_px = training.settings.buckets.resolution_px // base.token_px * base.token_px
     side = side_px // base.token_px
     example = list(data.samples.values())[place % len(data.samples)]

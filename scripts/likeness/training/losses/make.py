@@ -25,7 +25,7 @@ MAKERS: dict[str, Callable[[Any, TrainingData, Any], Loss]] = {
     "output_preservation": lambda settings, data, vae: output_preservation,
     "prior_preservation": lambda settings, data, vae: VelocityLoss(settings.weighting),
     "masked_prior": lambda settings, data, vae: masked_prior,
-    "slider": lambda settings, data, vae: SliderLoss(settings, data.prompts),
+    "slider": lambda settings, data, vae: SliderLoss(settings, [data.prompts[one] for one in settings.prompts]),
     "identity": make_identity_loss,
     "lpips": make_lpips_loss,
     "contrastive": make_contrastive_loss,
