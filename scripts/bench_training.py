@@ -22,6 +22,12 @@ def main() -> None:
     parser.add_argument("--resolution", type=int, help="side of the square target in px (default: 512, 768 and 1024)")
     parser.add_argument("--references", type=int, choices=range(5), help="references of an edit (default: 0 to 4)")
     parser.add_argument("--precision", choices=("bf16", "fp8"), help="of the frozen base (default: bf16, int8 and fp8)")
+    parser.add_argument(
+        "--compiled",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="rows with compiled blocks, each of which compiles for a minute or more before its first step",
+    )
     parser.add_argument("--steps", type=int, default=10, help="steps timed a row, of which the median counts")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     args = parser.parse_args()
@@ -32,9 +38,10 @@ def main() -> None:
     peaks = measure_peaks(device_for(args.model))
     fp8 = f"{peaks.fp8 / 1e12:.1f}" if peaks.fp8 else "none"
     print(f"{peaks.device}: {peaks.bf16 / 1e12:.1f} TFLOP/s in bf16, {fp8} in fp8, of its own square products")
+    cases = cases_of(args.model, args.resolution, args.references, args.precision)
     results = []
     print("\t".join(HEADER))
-    for result in measure(cases_of(args.model, args.resolution, args.references, args.precision), peaks, args.steps):
+    for result in measure([case for case in cases if args.compiled or not case.compiled], peaks, args.steps):
         results.append(result)
         print("\t".join(as_row(result)), flush=True)
     if args.json:

@@ -186,7 +186,10 @@ def now_s(device: torch.device) -> float:
 
 
 def cases_of(model: str, resolution_px: int | None, references: int | None, precision: str | None) -> list[Case]:
-    """The table: around 1024 px without references, one thing changed at a time; what is given is kept in every row."""
+    """The table: around 1024 px without references, one thing changed at a time; what is given is kept in every row.
+
+    References are never larger than the target.
+    """
     plain = Case(model, resolution_px or 1024, references or 0, precision=precision or "bf16")
     plain = dataclasses.replace(plain, reference_px=min(1024, plain.resolution_px))
     change = dataclasses.replace
@@ -202,7 +205,8 @@ def cases_of(model: str, resolution_px: int | None, references: int | None, prec
             for step in ("likeness", "example")
         ]
     if references is None:
-        found += [change(plain, references=n, reference_px=side_px) for n in (1, 2, 3, 4) for side_px in (512, 1024)]
+        sides_px = sorted({min(side_px, plain.resolution_px) for side_px in (512, 1024)})
+        found += [change(plain, references=n, reference_px=side_px) for n in (1, 2, 3, 4) for side_px in sides_px]
     presets = ("double_attn", "double_all", "single_in", "single_all", "attention", "image_stream")
     return [*found, *[change(plain, targets=one) for one in presets], change(plain, identity=True)]
 
