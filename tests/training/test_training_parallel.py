@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from tests.training.test_training_loop import made_data, made_sample, made_training, run_steps
+from tests.training.test_training_resume import with_class
 from tests.training.test_training_train import bytes_of, train, verify_once  # noqa: F401
 
 from likeness.config.load import load_project
@@ -40,6 +41,13 @@ def test_two_processes_give_the_curve_of_one_and_go_on_with_it(photo_world):
     assert train(world, "two", **SHARED, processes=2, steps=4).computed == 4
     assert train(world, "two", **SHARED, steps=6).computed == 2, "the number of processes is no part of its name"
     assert train(world, "again", **SHARED, processes=4).computed == 0
+    assert_one_curve(world)
+    again, two = (bytes_of(world.root / name) for name in ("again", "two"))
+    assert {name for name in two if again[name] != two[name]} == {"log.parquet"}, "whose metadata tells the settings"
+
+
+def assert_one_curve(world) -> None:
+    """What was trained in `one` process and in `two` is the same but for the order of a sum."""
     one, two = (read_rows(world.root / name / "log.parquet") for name in ("one", "two"))
     for first, second in zip(one, two, strict=True):
         assert first["samples"] == second["samples"] and first["sample_sigmas"] == second["sample_sigmas"]
@@ -51,8 +59,21 @@ def test_two_processes_give_the_curve_of_one_and_go_on_with_it(photo_world):
         for module, expected in read_lora(world.root / "one" / name).modules.items():
             assert torch.allclose(modules[module].B_OR, expected.B_OR, atol=1e-5), (name, module)
             assert expected.B_OR.abs().max() > 1e-4
-    again, two = (bytes_of(world.root / name) for name in ("again", "two"))
-    assert {name for name in two if again[name] != two[name]} == {"log.parquet"}, "whose metadata tells the settings"
+
+
+def test_two_processes_share_pictures_of_the_class_as_well(photo_world):
+    """Of each step's five micro-batches one is of the class, so a process has three and the other two."""
+    world = with_class(photo_world)
+    world.encode(regularisation_caption="a photo of a human")
+    losses = {"prior_preservation": {"weight": 0.7, "ratio": 0.25}}
+    assert train(world, "one", **SHARED, losses=losses).computed == 6
+    moved_trainings(world, "gone")
+    assert train(world, "two", **SHARED, losses=losses, processes=2).computed == 6
+    assert_one_curve(world)
+    one, two = (read_rows(world.root / name / "log.parquet") for name in ("one", "two"))
+    for first, second in zip(one, two, strict=True):
+        assert second["loss_prior_preservation"] == pytest.approx(first["loss_prior_preservation"], abs=1e-6)
+        assert first["loss_prior_preservation"] > 0
 
 
 def test_a_mistake_that_a_process_finds_is_told(photo_world):
