@@ -310,6 +310,11 @@ ENCODED = Table(
         ("held_out", YES, "kept from training; its loss is measured at every checkpoint"),
         ("mirrored", YES, "a row of its own for the mirrored picture, where some training shows it"),
         ("regularisation", YES, "a picture of the class, for losses.prior_preservation; in no manifest"),
+        (
+            "source_latents_sha256",
+            TEXT,
+            "stored latents of a pair's source in the target's bucket, where a loss reads them",
+        ),
     ),
     (),
 )
@@ -320,6 +325,7 @@ LOSSES = {
     "prior_preservation": "squared error of the velocity on pictures of the class; 0 in steps without any",
     "masked_prior": "squared change of the answer outside of the mask",
     "slider": "squared distance to the direction between two prompts",
+    "image_slider": "squared errors of the velocity at both strengths, on the target and on the source",
     "identity": "one minus the cosine of the implied face to the subject's",
     "lpips": "LPIPS distance of the implied picture to the sample's",
     "contrastive": "cross entropy of telling the sample's picture from its partner's",

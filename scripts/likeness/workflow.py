@@ -236,6 +236,7 @@ class Plan(ProjectFiles):
                 sorted({one.masked_loss.unmasked_weight for one in chosen if not one.masked_loss.inverted})
             ),
             class_captions=with_class,
+            sources=any(one.losses.image_slider for one in chosen),
             trigger=subject.trigger if with_class else "",
             class_word=subject.class_word if with_class else "",
             prompts=tuple(dict.fromkeys(prompt for one in chosen for prompt in one.prompts)),

@@ -105,7 +105,7 @@ def test_prompts_that_were_not_encoded_are_an_error(photo_world):
     from likeness.errors import UserError
 
     photo_world.encode()
-    with pytest.raises(UserError, match="lacks prompts that the training reads"):
+    with pytest.raises(UserError, match="lacks prompts or sources that the training reads"):
         train(photo_world, samples=SAMPLES)
 
 

@@ -80,6 +80,7 @@ subjects:
     trigger: sw4p
     pairs: [{path: data/swap}]
     captions: {instruction: swap the face}
+    training: {losses: {image_slider: {prompt: a person}}}
 """
 FILES = (
     "data/people/a.png",
@@ -283,6 +284,8 @@ READ_BY: dict[str, set[str]] = {
         f"training.losses.slider.{key}": {*TRAINING, "encode_samples"}
         for key in ("target", "positive", "negative", "preserve")
     },
+    "training.losses.image_slider": {"train_lora", "publish_lora"},
+    "training.losses.image_slider.prompt": {"train_lora", "publish_lora", "encode_samples"},
     "variants.*.training": {"train_lora"},
     "variants.*.phases": {
         *("train_lora", "score_checkpoints", "score_finalists", "choose_checkpoint", "publish_lora", "make_surgery")
@@ -366,11 +369,14 @@ def other_value(name: str, old: Any, field: FieldInfo) -> Any:
     return old - step if upper and old + step >= upper else old + step
 
 
+PAIRS_ALONE = ("captions.instruction", "buckets.diptych")
+
+
 def change(values: dict[str, Any], name: str, field: FieldInfo) -> None:
     """Change one setting in a dump of the project."""
     *folders, last = name.split(".")
     keys = dict(KEYS)
-    if ".pairs." in name or name.endswith(("captions.instruction", "buckets.diptych")):
+    if ".pairs." in name or ".image_slider." in name or name.endswith(PAIRS_ALONE):
         keys["subjects"] = "swap"
     if name.endswith("variants.*.lora"):
         keys["variants"] = "old"
@@ -404,8 +410,9 @@ def change(values: dict[str, Any], name: str, field: FieldInfo) -> None:
         of = values["subjects"]["robin"]["ablation"]["blocks"]["of"]
         of.update({"variant": None, "phase": None, "file": "drawer/one.safetensors"})
     if name.endswith("buckets.diptych"):
-        # Only the target's half may be learned.
-        values["subjects"]["swap"]["training"]["losses"]["velocity"]["region"] = "right_half"
+        # Only the target's half may be learned, and sources do not stand apart.
+        losses = values["subjects"]["swap"]["training"]["losses"]
+        losses["velocity"]["region"], losses["image_slider"] = "right_half", None
     if name.endswith("adapter.kind"):
         # Frozen directions are a LoRA's.
         place["orthogonal"] = None

@@ -90,6 +90,20 @@ class SliderSettings(LossSettings):
         return (self.target, *[prompt for pair in pairs for prompt in pair])
 
 
+class ImageSliderSettings(LossSettings):
+    """Teaches what changes from the source to the target of pairs (image sliders of Concept Sliders, arXiv:2311.12092): at
+    `strength` the adapted model learns the targets, and at minus `strength` the sources, with one noise, one noise level and
+    one prompt, and no reference. For edits; set losses.velocity.weight to 0 for a slider alone. It costs two more passes."""
+
+    prompt: str = Field(description="Prompt of both sides, which must not say what changes, such as `a person`.")
+    strength: float = Field(
+        default=1.0,
+        gt=0,
+        le=10,
+        description="Strength of the adapter, up and down, at which the pair's two sides are learned.",
+    )
+
+
 class IdentitySettings(LossSettings):
     """Draws the face of the implied image to the subject's, by a face recogniser (an ONNX file, which must not be the one
     that evaluation uses). It costs a decoding of the face's region; the VAE stays in memory."""
@@ -158,7 +172,9 @@ class LossesSettings(Settings):
         default=None, description="Keeps what lies outside of the mask as the base model would draw it."
     )
     slider: SliderSettings | None = Field(default=None, description="Teaches a direction between two prompts.")
-
+    image_slider: ImageSliderSettings | None = Field(
+        default=None, description="Teaches the direction from the sources of pairs to their targets."
+    )
     identity: IdentitySettings | None = Field(default=None, description="Draws the face to the subject's.")
     lpips: LpipsSettings | None = Field(
         default=None, description="Draws the picture to the sample's own, as LPIPS sees it."
@@ -187,7 +203,8 @@ class LossesSettings(Settings):
     @property
     def prompts(self) -> tuple[str, ...]:
         """Prompts of the losses' own, beside the captions."""
-        return self.slider.prompts if self.slider else ()
+        image = (self.image_slider.prompt,) if self.image_slider else ()
+        return (*(self.slider.prompts if self.slider else ()), *image)
 
     @model_validator(mode="after")
     def check_something_is_learned(self) -> LossesSettings:

@@ -229,6 +229,8 @@ class Subject(Settings):
                 training, group = self.training_of(name, phase), self.phases[phase].group
                 if training.buckets.diptych and self.kind != "pairs":
                     yield f"training.buckets.diptych: recipe {self.recipe!r} has no sources to put on the left"
+                if training.losses.image_slider and self.kind != "pairs":
+                    yield f"training.losses.image_slider: recipe {self.recipe!r} has no sources; take losses.slider"
                 groups = self.training_of(name, phases[place - 1]).adapter.groups if place else {}
                 if group is not None and place and group not in groups:
                     yield f"phases.{phase}.init: the phase before saves no group {group!r}; {nearest(group, groups)}"

@@ -348,6 +348,11 @@ class TrainingSettings(Settings):
             )
         if self.buckets.diptych and self.losses.prior_preservation:
             raise ValueError("losses.prior_preservation learns single pictures, which buckets.diptych does not have")
+        if self.losses.image_slider and self.losses.velocity.region != "whole":
+            raise ValueError(
+                "losses.image_slider reads source and target apart, which diptychs join; leave buckets.diptych off and "
+                f"losses.velocity.region at whole (found {self.losses.velocity.region})"
+            )
         if self.losses.masked_prior and self.masked_loss.kind is None:
             raise ValueError("losses.masked_prior keeps what lies outside of the mask; set masked_loss.kind")
         if self.ema.decay and name == "schedulefree":
@@ -415,6 +420,7 @@ class EncodeStage(Settings):
     unmasked_weights: tuple[float, ...]
     mirrored: bool = False
     class_captions: bool = False
+    sources: bool = False
     trigger: str = ""
     class_word: str = ""
     prompts: tuple[str, ...] = ()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -109,6 +109,33 @@ def without_adapter(transformer: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer._disable_adapters = False
+
+
+class AdapterScales(contextlib.AbstractContextManager[None]):
+    """Within it, the adapter's layers of a module count as they do now, times `strength`; below 0 they count against.
+
+    It may be entered again and again, since a block may be recomputed more than once, and puts back exactly what it found.
+    Of a DoRA only the low-rank part has a strength, as where one is drawn.
+    """
+
+    def __init__(self, module: nn.Module, strength: float = 1.0) -> None:
+        self._layers: list[Any] = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
+        self._scales = [strength * scale for scale in self._now()]
+        self._found: list[list[float]] = []
+
+    def __enter__(self) -> None:
+        self._found.append(self._now())
+        self._set(self._scales)
+
+    def __exit__(self, *_: object) -> None:
+        self._set(self._found.pop())
+
+    def _now(self) -> list[float]:
+        return [layer.scaling[ADAPTER] for layer in self._layers]
+
+    def _set(self, scales: Sequence[float]) -> None:
+        for layer, scale in zip(self._layers, scales, strict=True):
+            layer.scaling[ADAPTER] = scale
 
 
 @torch.no_grad()

@@ -47,6 +47,8 @@ class Sample:
     landmarks_52: np.ndarray | None = None
     of_class: bool = False
     """Whether it is a picture of the regularisation set."""
+    source_LC: torch.Tensor | None = None
+    """The pair's source at the target's own size, where a loss reads it."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class Batch:
 
     `sample_ids` are the names of views (see `views.py`); `scale_B` is what a sample's losses count, 1 for most;
     `outside_BL` the share of each token outside of the mask, 0 without one; `class_BTD` embeds captions that name the class
-    instead of the trigger, where a loss reads them.
+    instead of the trigger, and `source_BLC` are clean sources of pairs at their targets' size, where a loss reads them.
     """
 
     sample_ids: tuple[str, ...]
@@ -71,6 +73,7 @@ class Batch:
     text_ids: torch.Tensor
     reference_ids: torch.Tensor | None
     of_class: bool = False
+    source_BLC: torch.Tensor | None = None
 
     def subset(self, places: list[int]) -> Batch:
         """Only the samples at these places."""
@@ -84,6 +87,7 @@ class Batch:
             scale_B=self.scale_B[places],
             outside_BL=self.outside_BL[places],
             class_BTD=None if self.class_BTD is None else self.class_BTD[places],
+            source_BLC=None if self.source_BLC is None else self.source_BLC[places],
         )
 
 
@@ -135,6 +139,7 @@ class TrainingData:
             self.empty_TD if empty else one.embedding_TD for one, empty in zip(members, without_caption, strict=True)
         ]
         classes = [one.class_TD for one in members if one.class_TD is not None]
+        sources = [one.source_LC for one in members if one.source_LC is not None]
         of_target, of_text, of_references = self._ids_of(group)
         has_references = bool(group[1])
         return Batch(
@@ -150,6 +155,7 @@ class TrainingData:
             of_text,
             of_references if has_references else None,
             members[0].of_class,
+            torch.stack(sources).to(self.device) if len(sources) == len(members) else None,
         )
 
     def _ids_of(self, group: Group) -> tuple[torch.Tensor, ...]:
@@ -168,10 +174,11 @@ def load_samples(
     hashes += [sha256 for row in rows for sha256 in row["reference_latents_sha256s"] or []]
     hashes += [row["weight_sha256"] for row in rows if masked and row["weight_sha256"]]
     hashes += [row["class_embedding_sha256"] for row in rows if settings.losses.output_preservation]
+    hashes += [row["source_latents_sha256"] for row in rows if reads_source(row, settings)]
     encoded = dict(zip(rows[0]["prompts"] or [], rows[0]["prompt_embedding_sha256s"] or [], strict=True))
     if None in hashes or not set(settings.prompts) <= set(encoded):
         raise UserError(
-            "the encoded table lacks prompts that the training reads. Delete it and run again; it is made anew."
+            "the encoded table lacks prompts or sources that the training reads. Delete it and run again; it is made anew."
         )
     tensors = read_tensors(store, [*hashes, *(encoded[prompt] for prompt in settings.prompts)])
     views = {name_of_row(row, settings): make_sample(row, tensors, settings) for row in rows}
@@ -202,7 +209,15 @@ def make_sample(row: Mapping[str, Any], tensors: Mapping[str, torch.Tensor], set
         tensors[row["class_embedding_sha256"]] if settings.losses.output_preservation else None,
         np.array(row["landmarks"]).reshape(5, 2) if row["landmarks"] else None,
         bool(row["regularisation"]),
+        pack(tensors[row["source_latents_sha256"]].float()[None])[0].contiguous()
+        if reads_source(row, settings)
+        else None,
     )
+
+
+def reads_source(row: Mapping[str, Any], settings: TrainingSettings) -> bool:
+    """Whether a loss reads the source of a sample; pictures of the class have none."""
+    return settings.losses.image_slider is not None and not row["regularisation"]
 
 
 def outside_mask(

@@ -157,6 +157,7 @@ class SampleEncoder:
             "resolution_px": buckets.resolution_px,
             "height_px": size[1],
             "weight_sha256": self.weights(target, mask_sha256, size, mirrored) if mask_sha256 else None,
+            "source_latents_sha256": self.source_of(row, size, mirrored) if self.stage.sources else None,
             **pictures,
             "mirrored": mirrored,
         }
@@ -187,6 +188,11 @@ class SampleEncoder:
             "reference_latents_sha256s": [],
             **{name: moved_right(values, size[0]) for name, values in face.items()},
         }
+
+    def source_of(self, row: Mapping[str, Any], size: Size, mirrored: bool) -> str | None:
+        """A pair's source, brought to its target's bucket as the target is; None for a picture without one."""
+        sources = row["reference_sha256s"]
+        return self.target(self.image_of(sources[0]), size, mirrored) if sources else None
 
     def face_of(self, image: ImageRef, size: Size, mirrored: bool) -> dict[str, Any]:
         """The subject's landmarks and box in px of the bucket, where they are read and known."""

@@ -1,6 +1,8 @@
 """Fitting a step into memory: checkpointed blocks, and what to give up when memory runs out.
 
-What is recomputed or split changes no more of a result than the order of a sum.
+What is recomputed or split changes no more of a result than the order of a sum. A step may run the model at several
+strengths of the adapter, and the backward pass comes when they are over: a block is recomputed at the strength at which
+it ran.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeVar
@@ -16,6 +19,7 @@ import torch
 from torch.utils.checkpoint import checkpoint
 
 from likeness.errors import UserError
+from likeness.training.adapter import AdapterScales
 
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
@@ -28,7 +32,8 @@ def checkpoint_blocks(transformer: Any, every: int) -> None:
 
     def run(block: torch.nn.Module, *arguments: Any) -> Any:
         if id(block) in chosen:
-            return checkpoint(block, *arguments, use_reentrant=False)
+            contexts = lambda: (nullcontext(), AdapterScales(block))  # noqa: E731
+            return checkpoint(block, *arguments, use_reentrant=False, context_fn=contexts)
         return block(*arguments)
 
     transformer.enable_gradient_checkpointing(run)

@@ -195,6 +195,7 @@ def training_key(
     left_out |= set() if dropout else {"empty_embedding_sha256"}
     read = [name for name in CONTENT if name not in left_out]
     read += ["class_embedding_sha256"] if settings.losses.output_preservation else []
+    read += ["source_latents_sha256"] if settings.losses.image_slider else []
     read += ["landmarks", "face_box"] if settings.losses.reads_faces else []
     read += ["resolution_px", "mirrored"] if settings.flip or settings.resolutions_px else []
     for name, source in settings.losses.models.items():
@@ -248,7 +249,8 @@ def measure_held_out(
         from likeness.training.data import load_samples
         from likeness.training.run import prepare as prepare_training
 
-        plain = settings.model_copy(update={"losses": LossesSettings(velocity=settings.losses.velocity)})
+        velocity = settings.losses.velocity.model_copy(update={"weight": 1.0})
+        plain = settings.model_copy(update={"losses": LossesSettings(velocity=velocity)})
         base = open_base(stage.base_model, offline=stage.offline, dtype=settings.precision, on_gpu=True)
         return prepare_training(base, plain, load_samples(rows, plain, folder.store, base.device), None)
 

@@ -12,7 +12,7 @@ from likeness.training.losses.identity import make_identity_loss
 from likeness.training.losses.objective import Loss, Objective, Term, WatchedObjective
 from likeness.training.losses.perceptual import make_contrastive_loss, make_lpips_loss
 from likeness.training.losses.preservation import masked_prior, output_preservation
-from likeness.training.losses.slider import SliderLoss
+from likeness.training.losses.slider import ImageSliderLoss, SliderLoss
 from likeness.training.losses.velocity import VelocityLoss
 
 OF_CLASS = "prior_preservation"
@@ -26,6 +26,7 @@ MAKERS: dict[str, Callable[[Any, TrainingData, Any], Loss]] = {
     "prior_preservation": lambda settings, data, vae: VelocityLoss(settings.weighting),
     "masked_prior": lambda settings, data, vae: masked_prior,
     "slider": lambda settings, data, vae: SliderLoss(settings, [data.prompts[one] for one in settings.prompts]),
+    "image_slider": lambda settings, data, vae: ImageSliderLoss(settings, data.prompts[settings.prompt]),
     "identity": make_identity_loss,
     "lpips": make_lpips_loss,
     "contrastive": make_contrastive_loss,
