@@ -151,6 +151,25 @@ def test_what_a_diptych_cannot_be_is_refused(changes, match):
         TrainingSettings.model_validate(changes)
 
 
+@pytest.mark.parametrize("where", ["variants", "phases"])
+@pytest.mark.parametrize("of_subject", [False, True])
+def test_all_of_a_subject_are_diptychs_or_none(where, of_subject):
+    """Its checkpoints are drawn alike, so one that was trained otherwise would be measured as what it is not."""
+    one = {"buckets": {"diptych": True}, "losses": RIGHT}
+    other = {"buckets": {"diptych": False}, "losses": {"velocity": {"region": "whole"}}}
+    own, changed = (one, other) if of_subject else (other, one)
+    values = {
+        "recipe": "edit",
+        "trigger": "t0k",
+        "pairs": "data",
+        "captions": {"instruction": "smile"},
+        "training": own,
+    }
+    Subject.model_validate(values)
+    with pytest.raises(ValidationError, match="drawn alike; make two subjects"):
+        Subject.model_validate({**values, where: {"main": {"training": changed}}})
+
+
 def test_photos_have_no_source():
     training = {"buckets": {"diptych": True}, "losses": RIGHT}
     with pytest.raises(ValidationError, match="no sources to put on the left"):

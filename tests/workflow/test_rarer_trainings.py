@@ -1,4 +1,5 @@
-"""Whole runs of trainings that read more than photos: pictures of the class, diptychs, and an ablation of another's LoRA."""
+"""Whole runs of trainings that read more than photos: pictures of the class, an ablation of another's LoRA, and pairs as
+diptychs or as the two ends of a slider."""
 
 from __future__ import annotations
 
@@ -52,6 +53,15 @@ limits: {min_background_ssim: null}
 training: {steps: 2, buckets: {diptych: true}, losses: {velocity: {region: right_half}}}
 choice: {min_diversity: null}
 """
+GRIN = """\
+recipe: edit
+trigger: gr1n
+pairs: data/smile
+held_out: 1
+limits: {min_background_ssim: null}
+training: {steps: 2, losses: {velocity: {weight: 0}, image_slider: {prompt: a person}}}
+choice: {min_diversity: null}
+"""
 SHARED = ("detect_faces", "make_masks", "measure_quality", "write_captions")
 CHOSEN = ("score_base", "choose_checkpoint", "score_finalists", "publish_lora", "write_config", "decide_phases")
 
@@ -69,11 +79,12 @@ def draw_smiles(folder: Path, count: int, seed: int) -> None:
 
 @pytest.fixture(scope="module")
 def runs(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, Run]:
-    """A project of a person and an edit, and its first run."""
+    """A project of a person and of the same pairs in two ways, and its first run."""
     project = Project(tmp_path_factory.mktemp("rarer") / "project", miniature)
     project.configure(CONFIG.replace("shards: 2", "shards: 1"))
     project.configure(ROBIN, "robin")
     project.configure(SMILE, "smile")
+    project.configure(GRIN, "grin")
     draw_photos(project.folder / "data" / "robin", count=5, seed=5)
     draw_photos(project.folder / "data" / "people", count=2, seed=6)
     draw_smiles(project.folder / "data" / "smile", count=4, seed=7)
@@ -97,7 +108,7 @@ def trained(subject: str, *variants: str) -> set[str]:
 
 def test_nothing_is_left_to_do(runs: tuple[Project, Run]) -> None:
     project, first = runs
-    assert first.jobs == jobs_of(first, "robin") | jobs_of(first, "smile") | PAGES
+    assert first.jobs == PAGES.union(*(jobs_of(first, subject) for subject in ("robin", "smile", "grin")))
     assert project.succeed().jobs == set()
 
 
@@ -142,3 +153,14 @@ def test_a_diptych_is_learned_on_its_right_half_and_drawn_as_one_picture(runs: t
     assert drawn and {Image.open(store.blob_path(sha256)).size for sha256 in drawn} == {(16, 16)}
     assert any(row["metric"] == "target_error" and row["value"] is not None for row in scores)
     assert json.loads((results / "best.json").read_text("utf-8"))["variant"] == "main"
+
+
+def test_a_slider_is_learned_from_sources_at_their_targets_size(runs: tuple[Project, Run]) -> None:
+    project, first = runs
+    assert jobs_of(first, "grin") == usual("grin", "pairs") | trained("grin", "main")
+    results = project.folder / "results" / "grin"
+    encoded = read_rows(results / "encoded" / "main.parquet", ENCODED)
+    sources = {row["source_latents_sha256"] for row in encoded}
+    assert len(sources) == 3 and None not in sources and not sources & {row["latents_sha256"] for row in encoded}
+    for row in read_rows(results / "train" / "main" / "main" / "log.parquet", LOG):
+        assert row["loss"] == pytest.approx(row["loss_image_slider"]) and row["loss_velocity"] > 0

@@ -229,6 +229,11 @@ class Subject(Settings):
                 training, group = self.training_of(name, phase), self.phases[phase].group
                 if training.buckets.diptych and self.kind != "pairs":
                     yield f"training.buckets.diptych: recipe {self.recipe!r} has no sources to put on the left"
+                if training.buckets.diptych != self.training.buckets.diptych:
+                    yield (
+                        f"variants.{name}, phase {phase}: training.buckets.diptych is {str(training.buckets.diptych).lower()}, "
+                        "unlike the subject's, but all checkpoints of a subject are drawn alike; make two subjects to compare"
+                    )
                 if training.losses.image_slider and self.kind != "pairs":
                     yield f"training.losses.image_slider: recipe {self.recipe!r} has no sources; take losses.slider"
                 groups = self.training_of(name, phases[place - 1]).adapter.groups if place else {}
