@@ -84,6 +84,28 @@ phases:
   main: {order_by: sharpness desc, top: 9, never: [photo-00]}
 """
 
+EVERYTHING_ELSE = """\
+recipe: character
+trigger: r0bin
+class_word: person
+photos: data/robin
+held_out: 1
+phases:
+  main: {where: "brightness > 0", order_by: sharpness desc, top: 4}
+training:
+  losses: {prior_preservation: {ratio: 0.5}}
+regularisation: {photos: [data/others], drawn: 2, size_px: 16, sampling_steps: 2}
+export: [simpletuner]
+surgery:
+  small: {method: resize, of: main, rank: 2}
+ablation:
+  blocks: {of: best, weights: [0], modes: [knock-out]}
+crosstalk:
+  early: {of: best, beside: {variant: main, step: 2}, method: k-lora}
+probe:
+  roles: {prompt: a person, content: a red wall, style: a blue person, seeds: [1]}
+"""
+
 
 def draw_photos(folder: Path, count: int, seed: int) -> list[Path]:
     """Draw photos of one person; each has its own light, pose and background."""
@@ -118,6 +140,15 @@ def build_two_subjects(project: Project) -> None:
     project.succeed()
 
 
+def build_everything_else(project: Project) -> None:
+    """One subject with what the others leave out: pictures of the class, an export, surgery, and its measurements."""
+    project.configure(CONFIG)
+    project.configure(EVERYTHING_ELSE, "robin")
+    draw_photos(project.folder / "data" / "robin", count=8, seed=5)
+    draw_photos(project.folder / "data" / "others", count=2, seed=7)
+    project.succeed()
+
+
 def built_once(build: Callable[[Project], None], miniature: Path, factory: pytest.TempPathFactory) -> Path:
     """A finished project, built by the first of the test processes that asks for it."""
     base = factory.getbasetemp()
@@ -141,6 +172,12 @@ def finished(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished_pair(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project of two subjects, one with three chained phases, that ran once."""
     return built_once(build_two_subjects, miniature, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def finished_else(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of one subject that ran once with the stages that `finished` leaves out."""
+    return built_once(build_everything_else, miniature, tmp_path_factory)
 
 
 def moved(finished: Path, folder: Path) -> Project:

@@ -9,21 +9,19 @@ import os
 import random
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from tests.workflow.faults import Command, StageServer, commands, difference, remove, snapshot
-from tests.workflow.project import HOUSE, read_work
+from tests.workflow.project import read_work
 
 from likeness.packs import read_packs, records_of
 from likeness.photos.index import STAGE as PACKED
 from likeness.store import Store, sha256_of_file
 from likeness.training.records import TrainingFolder
 from likeness.training.train import STEPS
-from likeness.workflow import Plan
 
 pytestmark = pytest.mark.long
 
@@ -53,7 +51,21 @@ BY_PRODUCTS = {
     "write_curation": (),
     "write_report": (),
 }
-"""One job of every rule, and what it writes below results without declaring it."""
+"""One job of every rule of `finished`, and what it writes below results without declaring it."""
+
+MORE_BY_PRODUCTS = {
+    "index_regularisation/robin": (),
+    "draw_class_images/robin": (),
+    "encode_samples/robin/main": (),
+    "train_lora/robin/main/main": ("robin/train/main/main",),
+    "export_dataset/robin/main/simpletuner": ("robin/exports",),
+    "make_surgery/robin/small": ("robin/surgery/small.safetensors",),
+    "score_checkpoints/robin/small/surgery": ("robin/evaluation/small",),
+    "ablate_lora/robin/blocks": (),
+    "measure_crosstalk/robin/early": ("robin/crosstalk/early",),
+    "probe_blocks/robin/roles": (),
+}
+"""The rules that only `finished_else` runs, and those that read what they make."""
 
 
 @dataclass
@@ -63,6 +75,7 @@ class Stage:
     folder: Path
     finished: Path
     job: str
+    by_products: Sequence[str]
     command: Command
     server: StageServer
 
@@ -84,7 +97,7 @@ class Stage:
     def remove_outputs(self) -> None:
         """Remove what the job declares, its by-products, and a training with its checkpoints."""
         remove(self.folder, *(output.removeprefix("results/") for output in self.command.outputs))
-        remove(self.folder, *BY_PRODUCTS[self.job])
+        remove(self.folder, *self.by_products)
         if self.job.startswith("train_lora"):
             for path in (self.store.root / "trainings").glob("*/*"):
                 path.unlink()
@@ -136,26 +149,37 @@ def server() -> Iterator[StageServer]:
     server.close()
 
 
-@pytest.fixture(scope="module")
-def undisturbed(finished: Path) -> dict[str, str]:
-    return snapshot(finished)
-
-
-@pytest.fixture
-def stage(finished: Path, tmp_path: Path, server: StageServer, request: pytest.FixtureRequest) -> Stage:
-    folder = tmp_path / "project"
+def copy_of(finished: Path, folder: Path, job: str, by_products: Sequence[str], server: StageServer) -> Stage:
+    """One job of a finished project in a copy of it."""
     for name in ("config", "data", "models", "results"):
         shutil.copytree(finished / name, folder / name, copy_function=os.link if name == "models" else shutil.copy2)
-    return Stage(folder, finished, request.param, commands(finished)[request.param], server)
+    return Stage(folder, finished, job, by_products, commands(finished)[job], server)
 
 
-def test_every_rule_is_killed(finished: Path) -> None:
-    rules = {name.partition("/")[0] for name in commands(finished)}
-    assert rules == {job.partition("/")[0] for job in BY_PRODUCTS}
+def rules(jobs: Iterable[str]) -> set[str]:
+    return {job.partition("/")[0] for job in jobs}
 
 
-@pytest.mark.parametrize("stage", BY_PRODUCTS, indirect=True)
-def test_a_killed_job_goes_on_to_the_same_bytes(stage: Stage, undisturbed: dict[str, str]) -> None:
+def test_every_rule_is_killed(finished: Path, finished_else: Path) -> None:
+    assert rules(commands(finished)) == rules(BY_PRODUCTS)
+    assert rules(commands(finished_else)) == rules(BY_PRODUCTS) | rules(MORE_BY_PRODUCTS)
+
+
+@pytest.mark.parametrize("job", BY_PRODUCTS)
+def test_a_killed_job_goes_on_to_the_same_bytes(finished: Path, tmp_path: Path, server: StageServer, job: str) -> None:
+    kill_and_compare(copy_of(finished, tmp_path / "project", job, BY_PRODUCTS[job], server))
+
+
+@pytest.mark.parametrize("job", MORE_BY_PRODUCTS)
+def test_a_killed_job_of_another_stage_goes_on_to_the_same_bytes(
+    finished_else: Path, tmp_path: Path, server: StageServer, job: str
+) -> None:
+    kill_and_compare(copy_of(finished_else, tmp_path / "project", job, MORE_BY_PRODUCTS[job], server))
+
+
+def kill_and_compare(stage: Stage) -> None:
+    """Run a job once to learn what it makes, then kill it at random moments and run it to the end each time."""
+    undisturbed = snapshot(stage.finished)
     for name in ("items", "packs"):
         shutil.rmtree(stage.store.root / name)
     stage.remove_outputs()
@@ -178,38 +202,3 @@ def test_a_killed_job_goes_on_to_the_same_bytes(stage: Stage, undisturbed: dict[
         if saved_step:
             kept[STEPS] = saved_step
         assert computed + kept == whole
-
-
-def test_a_killed_export_goes_on_to_the_same_bytes(
-    finished: Path, tmp_path: Path, server: StageServer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The finished project has no export: one is configured and run as its rule would."""
-    folder = tmp_path / "project"
-    for name in ("config", "data", "results"):
-        shutil.copytree(finished / name, folder / name)
-    with (folder / "config/subjects/robin.yaml").open("a") as file:
-        file.write("export: [simpletuner]\n")
-    monkeypatch.chdir(folder)
-    settings = Plan.load([], {}).export_dataset(SimpleNamespace(subject="robin", phase="main", trainer="simpletuner"))
-    flags = "--trainer simpletuner --manifest results/robin/phases/main.parquet --images results/robin/photos.parquet "
-    flags += "--store results/.store --output-folder results/robin/exports/main/simpletuner"
-    script = str(HOUSE / "scripts" / "export_dataset.py")
-    command = Command(script, ("--settings", settings, *flags.split()), "results/.logs/export.log", ())
-    ended = server.run(command, folder)
-    log = (folder / command.log).read_text()
-    assert ended.code == 0, log
-    whole = snapshot(folder)
-    assert "robin/exports/main/simpletuner/files.json" in whole
-    draw = random.Random(f"{SEED} export")
-    changes = ended.changes
-    for _ in range(MOMENTS):
-        code = 0
-        while code != -9:
-            remove(folder, "robin/exports", ".store/items/export_png", ".store/items/export_mask")
-            moment = draw.randint(1, changes)
-            ended = server.run(command, folder, kill_at=moment)
-            code, changes = ended.code, ended.changes or changes
-        print(f"export_dataset: killed at change {moment} of {changes}")
-        assert not (folder / "results/robin/exports/main/simpletuner/files.json").exists()
-        assert server.run(command, folder).code == 0
-        assert difference(whole, snapshot(folder)) == []
