@@ -28,11 +28,11 @@ demo: $(VENV)/.installed ## draw photos, train three subjects on the CPU, write 
 test: $(VENV)/.installed ## the test suite without the slow rest
 	$(RUN) -m pytest tests -n 2 --dist loadfile -m "not slow and not long and not slurm"
 
-test-full: $(VENV)/.installed ## the slow rest: learning on three seeds, edits, determinism
-	$(RUN) -m pytest tests -n 2 --dist loadfile -m slow
+test-full: $(VENV)/.installed ## the slow rest: learning on three seeds, edits, kills and faults, surgery, Slurm
+	$(RUN) -m pytest tests -n 2 --dist loadfile -m "slow or slurm"
 
-test-long: $(VENV)/.installed ## what takes longer still: every edit, kill and fault, scale, surgery, Slurm
-	$(RUN) -m pytest tests -n 2 --dist loadfile -m "long or slurm"
+test-long: $(VENV)/.installed ## what takes longer still: claims with their spread, costs at scale, large environments
+	$(RUN) -m pytest tests -n 2 --dist loadfile -m long
 
 check: $(VENV)/.installed ## formatting, types, lint of code and workflow
 	$(VENV)/bin/ruff check scripts tests

@@ -15,7 +15,7 @@ from tests.workflow.project import Project, read_work
 from likeness.store import Store, sha256_of_file
 from likeness.tables import ENCODED, FACES, MASKS, SCORES, read_rows
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 DAMAGE: dict[str, Callable[[bytes], bytes]] = {
     "truncated": lambda data: data[: len(data) // 2],

@@ -29,7 +29,7 @@ from likeness.store import sha256_of_file
 from likeness.tables import read_table
 from likeness.training.train import STEPS
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 TRAINING = "results/robin/train/main/main/steps.json"
 

@@ -23,7 +23,7 @@ from likeness.store import Store, sha256_of_file
 from likeness.training.records import TrainingFolder
 from likeness.training.train import STEPS
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 SEED = os.environ.get("LIKENESS_TEST_SEED", "1")
 MOMENTS = 3

@@ -57,7 +57,7 @@ def test_many_photos_cost_little_more_than_decoding_them(benched: tuple[Path, di
     assert figures["store_files"] == 5, "a pack for each shard, and one for the edited photo"
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_an_edited_photo_alone_is_decoded(benched: tuple[Path, dict[str, Any]]) -> None:
     logs = sorted((benched[0] / "results" / ".logs" / "index_photos" / "many").glob("*.log"))
     work = [read_work(path.read_text(encoding="utf-8")) for path in logs]
@@ -67,7 +67,7 @@ def test_an_edited_photo_alone_is_decoded(benched: tuple[Path, dict[str, Any]]) 
     assert edited == 1 and others > 0 and all(reused == 0 for _, reused in fresh)
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_without_a_detector_nothing_is_measured_and_all_photos_are_decided_on(
     benched: tuple[Path, dict[str, Any]],
 ) -> None:

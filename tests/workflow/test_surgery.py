@@ -13,7 +13,7 @@ from likeness.store import sha256_of_file
 from likeness.tables import SCORES, read_rows
 from likeness.tables_surgery import ABLATION, CROSSTALK, OVERLAPS, PROBE
 
-pytestmark = pytest.mark.long
+pytestmark = pytest.mark.slow
 
 SURGERY = """\
 surgery:
