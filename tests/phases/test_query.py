@@ -22,7 +22,8 @@ def query_over(values: list[float | None]) -> SampleQuery:
     for index, value in enumerate(values):
         world.add(f"p{index}", sharpness=value, brightness=float(index))
     tables = (world.images, world.faces, world.masks, world.quality, world.captions)
-    return SampleQuery(join_samples(*tables, stage_of("photos")), sample_schema("photos"))
+    samples = join_samples(*tables, stage_of("photos"))
+    return SampleQuery([sample.columns for sample in samples], sample_schema("photos"))
 
 
 @pytest.fixture(scope="module")

@@ -131,7 +131,7 @@ def decide(samples: Sequence[Sample], stage: DecisionStage, held_before: Sequenc
     Raises UserError for SQL that cannot be asked and for unknown names.
     """
     check_names(samples, stage)
-    query = SampleQuery(samples, sample_schema(stage.kind))
+    query = SampleQuery([sample.columns for sample in samples], sample_schema(stage.kind))
     selector = Selector(
         stage=stage,
         samples=samples,
