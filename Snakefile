@@ -10,7 +10,8 @@ min_version("9.27")
 sys.path.insert(0, str(Path(str(workflow.current_basedir)) / "scripts"))
 
 from likeness.disk import closed_disk
-from likeness.workflow import Plan, checkpoint_name, use_this_interpreter
+from likeness.workflow import Plan, use_this_interpreter
+from likeness.workflow_phases import checkpoint_name
 
 use_this_interpreter()
 plan = Plan.load(workflow.config_settings.configfiles, workflow.config_settings.config)

@@ -55,6 +55,7 @@ rule write_curation:
 rule write_report:
     input:
         decisions=plan.of_all("results/{subject}/phases/decisions.parquet"),
+        refined=plan.refined_tables,
         published=plan.of_all("results/{subject}/lora/published.json"),
         measured=plan.surgery.all_measured,
         curation="results/report/curate.html",
@@ -86,7 +87,7 @@ rule write_report:
 rule curate:
     input:
         "results/report/curate.html",
-        [file for subject in plan.subjects for file in plan.exported(subject)],
+        [file for subject in plan.subjects for file in plan.exported_untrained(subject)],
 
 
 rule report:

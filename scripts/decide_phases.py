@@ -25,7 +25,18 @@ def main() -> Work:
     from likeness.phases.held_out import HELD_OUT, read_held_out, write_held_out
     from likeness.phases.samples import join_samples
     from likeness.photos.images import read_image_rows
-    from likeness.tables import CAPTIONS, DECISIONS, FACES, HOLDOUT, MANIFEST, MASKS, QUALITY, read_rows, write_table
+    from likeness.tables import (
+        CANDIDATES,
+        CAPTIONS,
+        DECISIONS,
+        FACES,
+        HOLDOUT,
+        MANIFEST,
+        MASKS,
+        QUALITY,
+        read_rows,
+        write_table,
+    )
 
     samples = join_samples(
         read_image_rows(args.images),
@@ -41,6 +52,9 @@ def main() -> Work:
         for name, rows in decision.manifests.items():
             write_table(folder / f"{name}.parquet", MANIFEST, rows)
             print(f"phase {name}: {len(rows)} of {len(samples)} kept")
+        for name, rows in decision.candidates.items():
+            write_table(folder / "candidates" / f"{name}.parquet", CANDIDATES, rows)
+            print(f"phase {name}: {len(rows)} of {len(samples)} kept until losses decide")
         write_table(folder / "holdout.parquet", HOLDOUT, decision.holdout)
         write_table(folder / "decisions.parquet", DECISIONS, decision.decisions, as_about(STAGE, VERSION, stage))
         write_held_out(folder / HELD_OUT, decision.held)

@@ -258,7 +258,27 @@ MANIFEST = Table(
     (),
 )
 
+CANDIDATES = Table(
+    "candidates", (*MANIFEST.columns, Column("always", YES, "kept by hand, whatever the losses say")), ()
+)
+
+REFINED = Table(
+    "refined",
+    columns(
+        ("sample_id", TEXT, "a candidate of a phase whose samples are settled after a training"),
+        ("train_loss", FLOAT, "its loss over the middle sample's at the same noise levels; null where it has none"),
+        ("train_loss_percentile", FLOAT, "its place among the samples of that training, 0 learned best, 100 worst"),
+        ("kept", YES, "whether the phase trains on it"),
+        ("rule", TEXT, "kept, always, earlier_phase, where or top"),
+        ("reason", TEXT, "one sentence for people"),
+    ),
+    ("sample_id",),
+)
+
 HOLDOUT = Table("holdout", (*MANIFEST.columns, Column("use", TEXT, "held_out, or reference (identity only)")), ())
+
+CANDIDATE = "candidate"
+"""The rule of a sample that is kept so far, in a phase that the losses of a training settle."""
 
 DECISIONS = Table(
     "decisions",
@@ -270,7 +290,8 @@ DECISIONS = Table(
         (
             "rule",
             TEXT,
-            "what decided: status, no_face, identity, near_duplicate, sharpness …, where, top, always, never, held_out …; kept",
+            "what decided: status, no_face, identity, near_duplicate, sharpness …, where, top, always, never, held_out …; kept; "
+            "candidate: kept so far, the losses of a training decide (phases/refined)",
         ),
         ("value", FLOAT, "measured value, or null"),
         ("threshold", FLOAT, "limit it was held against, or null"),
@@ -393,6 +414,8 @@ TABLES: dict[str, Table] = {
         QUALITY,
         CAPTIONS,
         MANIFEST,
+        CANDIDATES,
+        REFINED,
         HOLDOUT,
         DECISIONS,
         ENCODED,

@@ -8,18 +8,17 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from glob import glob
 from pathlib import Path
 from typing import Any
 
-from likeness.code import SCRIPTS, code_digest
+from likeness.code import SCRIPTS
 from likeness.config.captions import CaptionStage
 from likeness.config.evaluation import ChoiceStage, PublishStage, ScoreStage
 from likeness.config.faces import FaceMerge, FaceStage
 from likeness.config.load import Loaded, load_project
 from likeness.config.masks import MaskStage
-from likeness.config.phases import DecisionStage
 from likeness.config.photos import PhotoStage
 from likeness.config.quality import QualityStage
 from likeness.config.regularisation import ClassImagesStage, RegularisationStage
@@ -27,14 +26,12 @@ from likeness.config.report import PageStage
 from likeness.config.subject import MINIATURE, Subject
 from likeness.config.training import EncodeStage, TrainingSettings, TrainStage
 from likeness.models import FetchStage, wanted_models
-from likeness.program import as_argument
 from likeness.store import canonical_json
 from likeness.trainers import export_slice, external_slice, variant_pattern
-from likeness.workflow_files import ProjectFiles
+from likeness.workflow_phases import PhasePlan, Unread
 from likeness.workflow_surgery import SurgeryPlan
 
 MODELS = "models/miniature"
-Unread = dict[str, Any]
 ONLY_OF_MERGE: Unread = {"photo": {"near_duplicate_bits"}}
 ONLY_OF_FINALISTS: Unread = {"evaluation": {"strengths", "finalists", "distilled_model"}}
 
@@ -47,13 +44,12 @@ def use_this_interpreter() -> None:
     os.environ["LIKENESS"] = str(SCRIPTS)
 
 
-class Plan(ProjectFiles):
+class Plan(PhasePlan):
     """The configured project as the rules see it; its methods serve as their input and params functions."""
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(loaded.project)
         self.warnings = loaded.warnings
-        self.checkpoints: Any = None
         self.surgery = SurgeryPlan(self)
 
     @classmethod
@@ -105,11 +101,6 @@ class Plan(ProjectFiles):
         return self.project.gpus_per_job * training.processes
 
     # ---- params: one canonical JSON string a rule ------------------------------------------------------------------
-
-    def params(self, settings: Any, script: str, *packages: str, unread: Unread | None = None) -> str:
-        """Settings and code of a rule; `unread` names the settings that its program never looks at, so that they start nothing."""
-        values = settings.model_dump(mode="json", exclude=unread) if hasattr(settings, "model_dump") else settings
-        return as_argument(canonical_json({"settings": values, "code": code_digest(script, *packages)}))
 
     def resolved(self, settings: Any, **sources: str) -> Any:
         """Replace the word `miniature` by the folder of the model it stands for."""
@@ -192,24 +183,6 @@ class Plan(ProjectFiles):
 
     def merge_captions(self, wildcards: Any) -> str:
         return self.params(self._caption_slice(wildcards.subject, {}), "merge_captions")
-
-    def decide_phases(self, name: str) -> Callable[[Any], str]:
-        """The params function of one subject's checkpoint, which has no wildcards of its own."""
-        subject = self.subjects[name]
-        stage = DecisionStage(
-            kind=subject.kind,
-            recipe=subject.recipe,
-            phases=subject.phases,
-            order=tuple(subject.phases),
-            limits=subject.limits,
-            min_identity=subject.faces.min_identity,
-            held_out=subject.held_out,
-            mask_kind=subject.training.masked_loss.kind,
-            always=subject.always,
-            never=subject.never,
-        )
-        trained_with = {"phases": {"__all__": {"init", "steps", "learning_rate", "training"}}}
-        return lambda wildcards: self.params(stage, "decide_phases", unread=trained_with)
 
     def export_dataset(self, wildcards: Any) -> str:
         stage = export_slice(self.subjects[wildcards.subject], wildcards.trainer, wildcards.phase)
@@ -372,28 +345,6 @@ class Plan(ProjectFiles):
 
     # ---- behind the checkpoint -------------------------------------------------------------------------------------
 
-    def decided(self, subject: str) -> Any:
-        """Outputs of the phase decision; asking for them is what cuts off jobs that would run for nothing."""
-        return getattr(self.checkpoints, checkpoint_name(subject)).get().output
-
-    def manifest(self, wildcards: Any) -> str:
-        """The manifest of one phase."""
-        return self.decided(wildcards.subject)[f"phase_{slug(wildcards.phase)}"]
-
-    def manifests(self, wildcards: Any) -> list[str]:
-        """The manifests of all phases."""
-        decided = self.decided(wildcards.subject)
-        return [decided[f"phase_{slug(phase)}"] for phase in self.subjects[wildcards.subject].phases]
-
-    def holdout(self, wildcards: Any) -> str:
-        return self.decided(wildcards.subject)["holdout"]
-
-    def decision_outputs(self, subject: str) -> dict[str, str]:
-        """Named outputs of the decision: one manifest a phase, the holdout, the decisions."""
-        folder = f"results/{subject}/phases"
-        named = {f"phase_{slug(phase)}": f"{folder}/{phase}.parquet" for phase in self.subjects[subject].phases}
-        return named | {"holdout": f"{folder}/holdout.parquet", "decisions": f"{folder}/decisions.parquet"}
-
     def previous_steps(self, wildcards: Any) -> list[str]:
         """steps.json of the phase before, where this one starts from its weights."""
         subject = self.subjects[wildcards.subject]
@@ -471,14 +422,6 @@ class Plan(ProjectFiles):
         made = [f"results/{subject}/lora/published.json", f"results/{subject}/config.yaml"]
         return [*made, *self.surgery.measured(subject), *self.exported(subject)]
 
-    def exported(self, subject: str) -> list[str]:
-        settings = self.subjects[subject]
-        return [
-            f"results/{subject}/exports/{phase}/{trainer}/files.json"
-            for trainer, export in settings.export.items()
-            for phase in (export.phases or settings.phases)
-        ]
-
     def curated_tables(self, wildcards: Any) -> list[str]:
         """What the page of every photo shows of all subjects, beside the decisions."""
         stages = ("faces", "masks", "quality", "captions")
@@ -489,12 +432,3 @@ class Plan(ProjectFiles):
     def of_all(self, path: str) -> list[str]:
         """A path pattern filled for every subject."""
         return [path.format(subject=subject) for subject in self.subjects]
-
-
-def slug(name: str) -> str:
-    """A name as a Python identifier."""
-    return name.replace("-", "_")
-
-
-def checkpoint_name(subject: str) -> str:
-    return f"decide_phases_{slug(subject)}"

@@ -52,6 +52,20 @@ def test_other_settings_start_a_job_though_snakemake_names_only_its_inputs() -> 
     assert certain_jobs(jobs, MAKERS, {TRAIN.name}) == [INDEX, DECIDE, TRAIN, SCORE, PAGE]
 
 
+def test_a_manifest_that_losses_settle_starts_its_readers_where_the_training_before_starts() -> None:
+    fine = "results/jane/phases/fine.parquet"
+    refine = job(
+        "refine_phase/jane/fine", renewed("results/jane/phases/candidates/fine.parquet", "results/jane/log.parquet")
+    )
+    encode = job("encode_samples/jane/fine", renewed(fine))
+    makers = MAKERS | {"results/jane/phases/candidates/fine.parquet": DECIDE, fine: refine}
+    undecided = [INDEX, DECIDE, TRAIN, refine, encode]
+    assert certain_jobs(undecided, makers | {"results/jane/log.parquet": TRAIN}) == [INDEX, DECIDE]
+    train = job(TRAIN.name, "Params have changed since last execution: x")
+    sure = [INDEX, DECIDE, train, refine, encode]
+    assert certain_jobs(sure, makers | {"results/jane/log.parquet": train}) == sure
+
+
 def test_settings_are_compared_key_by_key() -> None:
     before = {"a": {"rank": 4, "steps": 10, "old": 1}, "list": [1, 2]}
     now = {"a": {"rank": 8, "steps": 10, "new": None}, "list": [2, 1]}

@@ -81,6 +81,8 @@ subjects:
     pairs: [{path: data/swap}]
     captions: {instruction: swap the face}
     training: {losses: {image_slider: {prompt: a person}}}
+    phases: {main: {}, fine: {where: train_loss_percentile < 90, losses_of: main, nested: false}}
+    variants: {main: {}, wide: {}}
 """
 FILES = (
     "data/people/a.png",
@@ -141,6 +143,7 @@ OTHER: dict[str, Any] = {
     "captions.url": "http://localhost:2",
     "captions.instruction": "swap the head",
     "phases.*.training": {"rank": 16},
+    "phases.*.losses_of": "wide",
     "training.targets_from.ablation": "blocks",
     "phases.*.balance": {"close": 0.5, "half": 0.5},
     "export.*.phases": ["main"],
@@ -260,6 +263,7 @@ READ_BY: dict[str, set[str]] = {
     "limits": {"decide_phases"},
     "captions": CAPTIONS,
     "phases": {"decide_phases"},
+    "phases.*.losses_of": {"refine_phase"},
     "phases.*.init": {"train_lora"},
     "phases.*.steps": {"train_lora", "export_dataset"},
     "phases.*.learning_rate": {"train_lora", "export_dataset"},
@@ -378,6 +382,8 @@ def change(values: dict[str, Any], name: str, field: FieldInfo) -> None:
     keys = dict(KEYS)
     if ".pairs." in name or ".image_slider." in name or name.endswith(PAIRS_ALONE):
         keys["subjects"] = "swap"
+    if name.endswith("losses_of"):
+        keys["subjects"] = "swap"
     if name.endswith("variants.*.lora"):
         keys["variants"] = "old"
     if name.endswith("variants.*.trainer"):
@@ -471,6 +477,8 @@ def instances(plan: Plan, rule: str, wildcards: set[str]) -> Iterator[dict[str, 
             section = {"make_surgery": "candidates", "ablate_lora": "ablation"}
             section |= {"measure_crosstalk": "crosstalk", "probe_blocks": "probe"}
             choices = [[("name", name)] for name in getattr(settings, section[rule])]
+        elif rule == "refine_phase":
+            choices = [[("phase", phase)] for phase in settings.refined_phases]
         elif "trainer" in wildcards:
             files = [path.split("/") for path in plan.exported(subject)]
             choices = [[("phase", parts[3]), ("trainer", parts[4])] for parts in files]
@@ -593,3 +601,67 @@ def test_swapped_numbers_start_what_reads_them(project: Project, folder: Path, m
     before, after = with_rank(16, 32.0), with_rank(32, 16.0)
     started = {job[0] for job in before if set(before[job]) != set(after[job])}
     assert started == {*TRAINING, *PAGES}
+
+
+@pytest.mark.parametrize(
+    ("change_of_phase", "expected"),
+    [
+        ({"where": "train_loss_percentile < 80"}, {"refine_phase"}),
+        ({"where": "true", "order_by": "train_loss_percentile"}, {"refine_phase"}),
+        ({"top": 5}, {"refine_phase"}),
+        ({"where": "sharpness > 3 AND train_loss_percentile < 90"}, {"decide_phases"}),
+        ({"order_by": "sharpness"}, {"decide_phases"}),
+        ({"nested": True}, {"decide_phases", "refine_phase"}),
+    ],
+)
+def test_what_is_asked_of_losses_reaches_the_refining_alone(
+    change_of_phase: dict[str, Any], expected: set[str], project: Project, before: dict, folder: Path, monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(folder)
+    values = project.subjects["swap"].model_dump(mode="json")
+    values["phases"]["fine"] |= change_of_phase
+    subjects = project.subjects | {"swap": Subject.model_validate(values)}
+    after = jobs_of(plan_of(project.model_copy(update={"subjects": subjects})))
+    assert {job[0] for job in before if before[job] != after[job]} == expected | PAGES
+
+
+class Undecided(Exception):
+    """What Snakemake raises until the decision was made."""
+
+
+def test_readers_of_every_manifest_ask_for_the_decision(project: Project) -> None:
+    """A manifest that losses settle is no output of the decision, and the cut-off is not inherited."""
+
+    class Waiting:
+        def __getattr__(self, name: str) -> Any:
+            raise Undecided(name)
+
+    plan = Plan(Loaded(project, ()))
+    plan.checkpoints = Waiting()
+    for phase in project.subjects["swap"].phases:
+        for ask in (plan.manifest, plan.manifests, plan.holdout):
+            with pytest.raises(Undecided, match="decide_phases_swap"):
+                ask(SimpleNamespace(subject="swap", phase=phase))
+    with pytest.raises(Undecided):
+        plan.candidates(SimpleNamespace(subject="swap", phase="fine"))
+
+
+def test_curation_asks_for_nothing_that_a_training_settles(project: Project) -> None:
+    values = project.subjects["swap"].model_dump(mode="json") | {"export": {"simpletuner": {}}}
+    subjects = project.subjects | {"swap": Subject.model_validate(values)}
+    plan = plan_of(project.model_copy(update={"subjects": subjects}))
+    exports = [f"results/swap/exports/{phase}/simpletuner/files.json" for phase in ("main", "fine")]
+    assert plan.exported("swap") == exports and set(exports) <= set(plan.products("swap"))
+    assert plan.exported_untrained("swap") == exports[:1]
+
+
+def test_a_phase_that_losses_settle_has_one_maker(project: Project) -> None:
+    plan = plan_of(project)
+    decided = set(plan.decision_outputs("swap").values())
+    assert "results/swap/phases/candidates/fine.parquet" in decided
+    for name, settled in (("main", False), ("fine", True), ("holdout", False), ("fine-2", False)):
+        file = f"results/swap/phases/{name}.parquet"
+        pattern = rf"results/(?P<subject>[a-z0-9-]+)/phases/(?P<phase>{plan.refined_phase})\.parquet"
+        assert bool(re.fullmatch(pattern, file)) == settled
+        assert not (settled and file in decided)
+        assert not re.fullmatch(pattern, file.replace("swap", "robin"))

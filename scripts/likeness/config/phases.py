@@ -11,6 +11,8 @@ from likeness.config.masks import MaskKind
 from likeness.config.quality import QualityLimits
 
 PREVIOUS_GROUP = "previous:"
+LOSS_COLUMN = "train_loss_percentile"
+"""The column that the losses of a training give to the phase after it: 0 for the sample learned best, 100 for the worst."""
 
 
 class PhaseSettings(Settings):
@@ -20,6 +22,11 @@ class PhaseSettings(Settings):
         default="true", description="SQL condition over the sample's columns (quality, captions, photos or pairs)."
     )
     order_by: str = Field(default="sample_id", description="SQL order; ties break by sample id.")
+    losses_of: str | None = Field(
+        default=None,
+        description="Variant whose training on the phase before gives the column train_loss_percentile (0 to 100) to where, "
+        "in parts of their own joined by AND, and to order_by, as its first terms.",
+    )
     top: int | None = Field(default=None, ge=1, description="Keep only the first so many.")
     balance: dict[Literal["close", "half", "full"], float] | None = Field(
         default=None,
@@ -57,12 +64,16 @@ class PhaseSettings(Settings):
 
 
 class DecisionStage(Settings):
-    """The slice that decide_phases reads; `order` names the phases as written, since canonical JSON sorts them."""
+    """The slice that decide_phases reads; `order` names the phases as written, since canonical JSON sorts them.
+
+    Phases in `refined` get candidates only: their SQL is without the parts about losses, and `top` comes later.
+    """
 
     kind: Literal["photos", "pairs"]
     recipe: Literal["character", "style", "edit"] = "character"
     phases: dict[str, PhaseSettings]
     order: tuple[str, ...] = ()
+    refined: tuple[str, ...] = ()
     limits: QualityLimits
     min_identity: float
     held_out: int
@@ -76,3 +87,12 @@ class DecisionStage(Settings):
         """Put the phases back into their order; theirs is the order of training."""
         order = values.get("order") or list(values["phases"])
         return {**values, "order": order, "phases": {name: values["phases"][name] for name in order}}
+
+
+class RefineStage(Settings):
+    """The slice that refine_phase reads: what a phase asks of the losses, whose samples it draws from, how many it keeps."""
+
+    where: str
+    order_by: str
+    top: int | None
+    nested: bool

@@ -19,6 +19,7 @@ from likeness.config.photos import PairFolders, PhotoFolders, PhotoSettings
 from likeness.config.quality import QualityLimits, QualitySettings
 from likeness.config.regularisation import RegularisationSettings
 from likeness.config.surgery import SURGERY, Ablation, Crosstalk, Probe, Surgery, surgery_mistakes
+from likeness.config.train_losses import loss_mistakes, losses_that_wait
 from likeness.config.training import TrainingSettings, Variant
 from likeness.errors import nearest
 
@@ -150,6 +151,17 @@ class Subject(Settings):
         chosen = self.variants[variant].phases
         return [name for name in self.phases if not chosen or name in chosen]
 
+    @property
+    def refined_phases(self) -> list[str]:
+        """Phases whose samples are settled after a training: those that read its losses, and those nested behind one."""
+        refined: list[str] = []
+        before: str | None = None
+        for name, phase in self.phases.items():
+            if phase.losses_of is not None or (phase.nested and before is not None and before in refined):
+                refined.append(name)
+            before = name
+        return refined
+
     def training_of(self, variant: str, phase: str) -> TrainingSettings:
         """Training settings of one variant and phase, after the variant's and the phase's own values."""
         values = merge_settings(self.training.model_dump(mode="json"), self.variants[variant].training)
@@ -190,7 +202,8 @@ class Subject(Settings):
             wrong.append(
                 f"training.masked_loss.kind: {self.training.masked_loss.kind!r} is not among masks.kinds {list(self.masks.kinds)}"
             )
-        wrong += surgery_mistakes(self) if not wrong else []
+        wrong += loss_mistakes(self)
+        wrong += [*surgery_mistakes(self), *losses_that_wait(self)] if not wrong else []
         names = {*self.variants} | (self.candidates.keys() if self.pick and self.pick.phase == SURGERY else set())
         if self.pick and self.pick.variant not in names:
             wrong.append(f"pick.variant: no variant {self.pick.variant!r}; there are {', '.join(sorted(names))}")

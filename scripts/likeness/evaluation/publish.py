@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from likeness.config.evaluation import PublishStage
+from likeness.decisions import settled_decisions
 from likeness.evaluation.card import write_card
 from likeness.evaluation.draw import LoraFile
 from likeness.evaluation.prompts import REPORT
 from likeness.evaluation.score import lora_of
 from likeness.locks import writing
 from likeness.store import Store, sha256_of_file, write_atomically
-from likeness.tables import DECISIONS, SCORES, read_rows
+from likeness.tables import SCORES, read_rows
 
 VERSION = 1
 MOST_SAMPLES = 6
@@ -60,7 +61,7 @@ def publish_lora(
         rows = [row for table in score_tables for row in read_rows(table, SCORES)]
         samples = write_samples(output_folder / "images", best, rows, store)
         missing = "" if (output_folder / comfyui).exists() else no_comfyui()
-        card = write_card(subject, stage, best, read_rows(decisions, DECISIONS), samples, modules, missing)
+        card = write_card(subject, stage, best, settled_decisions(decisions.parent), samples, modules, missing)
         write_atomically(output_folder / "README.md", card.encode())
         write_atomically(output_folder / "best.json", best_json.read_bytes())
         chosen = {name: best[name] for name in ("variant", "phase", "step", "lora_scale", "lora_sha256")}

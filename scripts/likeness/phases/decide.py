@@ -21,6 +21,7 @@ from likeness.phases.query import Answer, SampleQuery
 from likeness.phases.rules import Drop, limits_of, untrainable, unusable
 from likeness.phases.samples import Sample, sample_schema
 from likeness.store import sha256_of_bytes
+from likeness.tables import CANDIDATE
 
 VERSION = 1
 STAGE = "phases"
@@ -28,11 +29,15 @@ STAGE = "phases"
 
 @dataclass
 class PhaseDecision:
-    """One phase: the names that it keeps, in order, and the drop of every other; `by_hand` are kept against a rule."""
+    """One phase: the names that it keeps, in order, and the drop of every other.
+
+    `forced` are kept whatever a rule says, `by_hand` those of them that a rule would have dropped.
+    """
 
     kept: list[str]
     drops: dict[str, Drop]
     by_hand: dict[str, Drop] = field(default_factory=dict)
+    forced: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -45,9 +50,13 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Decision:
-    """Rows for the manifests (by phase), the holdout and the decisions table, lines for the log, and what is held out."""
+    """Rows for the manifests and candidates (by phase), the holdout and the decisions table, lines for the log, what is held out.
+
+    A phase has either a manifest or, where the losses of a training will decide, candidates.
+    """
 
     manifests: dict[str, list[dict[str, Any]]]
+    candidates: dict[str, list[dict[str, Any]]]
     holdout: list[dict[str, Any]]
     decisions: list[dict[str, Any]]
     warnings: list[str]
@@ -99,7 +108,7 @@ class Selector:
         candidates = [sample for sample in ordered if sample.id in forced or sample.id not in drops]
         kept, choice_drops = choose(candidates, forced, phase)
         by_hand = {sample_id: drops.pop(sample_id) for sample_id in sorted(forced & set(drops))}
-        return PhaseDecision([sample.id for sample in kept], drops | choice_drops, by_hand)
+        return PhaseDecision([sample.id for sample in kept], drops | choice_drops, by_hand, frozenset(forced))
 
     def _drop_before_choice(
         self,
@@ -144,14 +153,22 @@ def decide(samples: Sequence[Sample], stage: DecisionStage, held_before: Sequenc
     held = hold_out(samples, wished, stage, kept_out)
     final = selector.select(held_out_drops(samples, held))
     by_name = {sample.id: sample for sample in samples}
-    manifests = {name: [by_name[key].manifest_row() for key in decided.kept] for name, decided in final.items()}
+    rows = {name: [by_name[key].manifest_row() for key in decided.kept] for name, decided in final.items()}
+    manifests = {name: rows[name] for name in final if name not in stage.refined}
+    candidates = {
+        name: [
+            row | {"always": key in final[name].forced} for key, row in zip(final[name].kept, rows[name], strict=True)
+        ]
+        for name in stage.refined
+    }
     warnings = [f"phase {name} keeps no sample" for name, decided in final.items() if not decided.kept]
     if len(held) < stage.held_out:
         warnings.append(
             f"held_out asks for {stage.held_out}; only {len(held)} of {len(selected(wished))} samples are held out"
         )
     named = [HeldOut(name, by_name[name].image_sha256 or "") for name in held]
-    return Decision(manifests, holdout_rows(by_name, held, wished), decision_rows(samples, final), warnings, named)
+    reasons = decision_rows(samples, final, stage.refined)
+    return Decision(manifests, candidates, holdout_rows(by_name, held, wished), reasons, warnings, named)
 
 
 def still_there(held_before: Sequence[HeldOut], usable: Sequence[Sample]) -> list[Sample]:
@@ -225,16 +242,24 @@ def choose(
         capped = _balanced(kept, forced, phase, phase.top) if phase.top is not None else balanced
         kept = [sample for sample in kept if sample.id in balanced]
     else:
-        free = [sample.id for sample in kept if sample.id not in forced]
-        room = len(free) if phase.top is None else max(0, phase.top - (len(kept) - len(free)))
-        capped = {*forced, *free[:room]}
+        capped = first_places([sample.id for sample in kept], forced, phase.top)
     for place, sample in enumerate(kept, start=1):
         if sample.id not in capped:
             assert phase.top is not None
-            drops[sample.id] = Drop(
-                "top", f"place {place} in the order; {phase.top} are kept", float(place), float(phase.top)
-            )
+            drops[sample.id] = top_drop(place, phase.top)
     return [sample for sample in kept if sample.id in capped], drops
+
+
+def first_places(names: Sequence[str], forced: Collection[str], top: int | None) -> set[str]:
+    """Which of the names in order are among the first `top`; forced ones always are, and take places from the others."""
+    free = [name for name in names if name not in forced]
+    room = len(free) if top is None else max(0, top - (len(names) - len(free)))
+    return {*forced, *free[:room]}
+
+
+def top_drop(place: int, top: int) -> Drop:
+    """The drop of a sample at a place, from 1, behind the last that is kept."""
+    return Drop("top", f"place {place} in the order; {top} are kept", float(place), float(top))
 
 
 def _balanced(samples: Sequence[Sample], forced: Collection[str], phase: PhaseSettings, most: int | None) -> set[str]:
@@ -306,8 +331,10 @@ def holdout_rows(
     return sorted(rows, key=lambda row: row["sample_id"])
 
 
-def decision_rows(samples: Sequence[Sample], decided: Mapping[str, PhaseDecision]) -> list[dict[str, Any]]:
-    """One row a phase and candidate."""
+def decision_rows(
+    samples: Sequence[Sample], decided: Mapping[str, PhaseDecision], refined: Collection[str] = ()
+) -> list[dict[str, Any]]:
+    """One row a phase and sample; what `refined` phases keep is kept so far."""
     rows = []
     for phase, decision in decided.items():
         position = {name: index for index, name in enumerate(decision.kept)}
@@ -321,6 +348,8 @@ def decision_rows(samples: Sequence[Sample], decided: Mapping[str, PhaseDecision
                 against = decision.by_hand[sample.id]
                 row |= {"kept": True, "rule": "always", "value": against.value, "threshold": against.threshold}
                 row |= {"reason": f"kept by hand (always) against {against.rule}: {against.reason}"}
+            elif phase in refined and sample.id not in decision.forced:
+                row |= {"kept": True, "rule": CANDIDATE, "reason": "kept so far; the losses of a training decide"}
             else:
                 row |= {"kept": True, "rule": "kept", "reason": ""}
             rows.append(row | {"position": position.get(sample.id)})

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from likeness.config.surgery import SURGERY, Surgery
+from likeness.decisions import read_refined, settled_decisions
 from likeness.evaluation.scores import Checkpoint, Scores
 from likeness.report.archive import Previous, previous_loras
-from likeness.tables import CAPTIONS, DECISIONS, FACES, MASKS, QUALITY, SCORES, read_rows
+from likeness.tables import CANDIDATE, CAPTIONS, DECISIONS, FACES, MASKS, QUALITY, SCORES, read_rows
 from likeness.tables_surgery import ABLATION, CROSSTALK, OVERLAPS, PROBE
 
 Row = dict[str, Any]
@@ -59,11 +60,15 @@ class Photo:
 
 @dataclass(frozen=True)
 class Funnel:
-    """How many samples were found, and how many each phase trains on; `dropped` counts rules of the first phase."""
+    """How many samples were found, and how many each phase trains on; `dropped` counts rules of the first phase.
+
+    In `unsettled` phases these are candidates, of which the losses of a training will drop some.
+    """
 
     found: int
     phases: tuple[tuple[str, int], ...]
     dropped: tuple[tuple[str, int], ...]
+    unsettled: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ class Subject:
     """All that one subject's part of a page needs; `rows` are its score rows, of the distilled model as well.
 
     `operations` are the records of what surgery made; `ablations` and `probes` are tables, `crosstalks` pairs of tables
-    (losses, overlaps of modules) of what was measured beside the choice; all by name.
+    (losses, overlaps of modules) of what was measured beside the choice; all by name. `refined` are the candidates of the
+    phases that read training losses, by name of the phase, each with its own name as `id`.
     """
 
     name: str
@@ -86,6 +92,7 @@ class Subject:
     ablations: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     crosstalks: Mapping[str, tuple[Sequence[Row], Sequence[Row]]] = field(default_factory=dict)
     probes: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    refined: Mapping[str, Sequence[Row]] = field(default_factory=dict)
 
     @property
     def recipe(self) -> str:
@@ -128,16 +135,22 @@ def read_json(path: Path) -> Any:
 def gather_curation(results: Path, name: str, settings: dict[str, Any]) -> Subject:
     """What curation wrote of one subject."""
     folder = results / name
-    decisions = read_rows(folder / "phases" / "decisions.parquet", DECISIONS)
-    return Subject(name, settings, gather_photos(folder, settings, decisions), gather_funnel(settings, decisions))
+    return decided_subject(folder, settings, read_rows(folder / "phases" / "decisions.parquet", DECISIONS))
+
+
+def decided_subject(folder: Path, settings: dict[str, Any], decisions: Sequence[Row]) -> Subject:
+    """A subject with what these decisions made of its photos."""
+    photos = gather_photos(folder, settings, decisions)
+    return Subject(folder.name, settings, photos, gather_funnel(settings, decisions))
 
 
 def gather_subject(results: Path, name: str, settings: dict[str, Any]) -> Subject:
     """What curation, evaluation, choice and publishing wrote of one subject."""
     folder = results / name
     best = read_json(folder / "best.json")
+    decisions = settled_decisions(folder / "phases")
     return replace(
-        gather_curation(results, name, settings),
+        decided_subject(folder, settings, decisions),
         rows=tuple(row for path in score_tables(folder, settings) for row in read_rows(path, SCORES)),
         best=best,
         previous=tuple(previous_loras(folder / "lora", (best or {}).get("lora_sha256"))),
@@ -148,7 +161,21 @@ def gather_subject(results: Path, name: str, settings: dict[str, Any]) -> Subjec
         },
         crosstalks={one: read_crosstalk(folder / "crosstalk" / one) for one in settings.get("crosstalk", {})},
         probes={one: read_rows(folder / "probe" / f"{one}.parquet", PROBE) for one in settings.get("probe", {})},
+        refined={phase: gather_refined(folder, phase, decisions) for phase in phases_with_losses(settings)},
     )
+
+
+def phases_with_losses(settings: Mapping[str, Any]) -> list[str]:
+    """Phases that read the losses of a training."""
+    return [name for name, phase in settings["phases"].items() if phase.get("losses_of")]
+
+
+def gather_refined(folder: Path, phase: str, decisions: Sequence[Row]) -> list[Row]:
+    """Candidates of a phase with their losses, by name; the worst learned first."""
+    refined = read_refined(folder / "phases", phase)
+    own = (row for row in decisions if row["phase"] == phase and row["sample_id"] in refined)
+    found = [refined[row["sample_id"]] | {"id": row["id"]} for row in own]
+    return sorted(found, key=lambda row: (-(row["train_loss_percentile"] or 0), row["id"]))
 
 
 def read_crosstalk(folder: Path) -> tuple[Sequence[Row], Sequence[Row]]:
@@ -185,7 +212,8 @@ def gather_funnel(settings: Mapping[str, Any], decisions: Sequence[Row]) -> Funn
     first = [row for row in decisions if row["phase"] == phases[0]]
     dropped = Counter(row["rule"] for row in first if not row["kept"])
     ordered = sorted(dropped.items(), key=lambda entry: (-entry[1], entry[0]))
-    return Funnel(len(first), tuple((phase, kept[phase]) for phase in phases), tuple(ordered))
+    unsettled = frozenset(row["phase"] for row in decisions if row["rule"] == CANDIDATE)
+    return Funnel(len(first), tuple((phase, kept[phase]) for phase in phases), tuple(ordered), unsettled)
 
 
 def gather_photos(folder: Path, settings: Mapping[str, Any], decisions: Sequence[Row]) -> tuple[Photo, ...]:

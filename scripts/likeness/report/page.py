@@ -25,6 +25,7 @@ from likeness.report.flags import Flag, flags_of, set_flags
 from likeness.report.gather import Photo, Subject
 from likeness.report.numbers import Measured, Number, count, estimated, measured_from
 from likeness.report.pictures import Pictures, Wanted
+from likeness.report.refined import Settled, settled_phases
 from likeness.report.score_tables import ScoreTable, distilled_table, report_table
 from likeness.report.surgery import Ablated, Operated, ablated, operated
 
@@ -111,6 +112,7 @@ class Part:
     ablated: list[Ablated]
     pairs: list[Pair]
     probed: list[Probed]
+    settled: list[Settled]
     before: list[Before]
     settings_text: str
 
@@ -201,6 +203,7 @@ def report_part(subject: Subject) -> Part:
         ablated=ablated(subject, ranking_metric(subject)),
         pairs=pairs(subject),
         probed=probed(subject),
+        settled=settled_phases(subject),
         before=before(subject),
         settings_text=yaml.safe_dump(subject.settings, sort_keys=False, allow_unicode=True, width=100),
     )

@@ -18,6 +18,8 @@ from likeness.workflow import Plan
 
 MANIFESTS = "results/*/phases/*.parquet"
 DECISIONS = "results/*/phases/decisions.parquet"
+SETTLES = "refine_phase"
+"""The rule whose manifests are no checkpoint's: where it starts for sure, so do their readers."""
 
 
 def explain_run(plan: Plan, targets: Sequence[str] = ()) -> str:
@@ -64,7 +66,7 @@ def certain_jobs(
 
 def follows(path: str, makers: Mapping[str, PlannedJob], certain: Mapping[str, PlannedJob]) -> bool:
     """Whether a renewed file starts its reader for sure."""
-    if is_manifest(path):
+    if is_manifest(path) and not (path in makers and makers[path].rule == SETTLES):
         return False
     return path not in makers or makers[path].name in certain
 
