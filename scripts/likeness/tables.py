@@ -267,7 +267,11 @@ REFINED = Table(
     columns(
         ("sample_id", TEXT, "a candidate of a phase whose samples are settled after a training"),
         ("train_loss", FLOAT, "its loss over the middle sample's at the same noise levels; null where it has none"),
-        ("train_loss_percentile", FLOAT, "its place among the samples of that training, 0 learned best, 100 worst"),
+        (
+            "train_loss_percentile",
+            FLOAT,
+            "its place among the samples of that training, near 0 learned best, near 100 worst",
+        ),
         ("kept", YES, "whether the phase trains on it"),
         ("rule", TEXT, "kept, always, earlier_phase, where or top"),
         ("reason", TEXT, "one sentence for people"),

@@ -106,6 +106,17 @@ probe:
   roles: {prompt: a person, content: a red wall, style: a blue person, seeds: [1]}
 """
 
+WITH_LOSSES = """\
+recipe: character
+trigger: r0bin
+photos: data/robin
+held_out: 1
+export: {simpletuner: {}}
+phases:
+  broad: {where: "brightness > 0", order_by: sharpness desc, top: 5}
+  fine: {where: "brightness > 1 AND train_loss_percentile < 80", order_by: sharpness desc, losses_of: main}
+"""
+
 
 def draw_photos(folder: Path, count: int, seed: int) -> list[Path]:
     """Draw photos of one person; each has its own light, pose and background."""
@@ -149,6 +160,14 @@ def build_everything_else(project: Project) -> None:
     project.succeed()
 
 
+def build_with_losses(project: Project) -> None:
+    """One subject whose second phase drops what the first learned worst."""
+    project.configure(CONFIG)
+    project.configure(WITH_LOSSES, "robin")
+    draw_photos(project.folder / "data" / "robin", count=8, seed=5)
+    project.succeed()
+
+
 def built_once(build: Callable[[Project], None], miniature: Path, factory: pytest.TempPathFactory) -> Path:
     """A finished project, built by the first of the test processes that asks for it."""
     base = factory.getbasetemp()
@@ -178,6 +197,12 @@ def finished_pair(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def finished_else(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project of one subject that ran once with the stages that `finished` leaves out."""
     return built_once(build_everything_else, miniature, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def finished_with_losses(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project of one subject with two phases that ran once, the second steered by losses of the first."""
+    return built_once(build_with_losses, miniature, tmp_path_factory)
 
 
 def moved(finished: Path, folder: Path) -> Project:

@@ -67,6 +67,9 @@ MORE_BY_PRODUCTS = {
 }
 """The rules that only `finished_else` runs, and those that read what they make."""
 
+SETTLED_BY_LOSSES = {"refine_phase/robin/fine": (), "encode_samples/robin/fine": ()}
+"""The rule that only `finished_with_losses` runs, and the first that reads what it makes."""
+
 
 @dataclass
 class Stage:
@@ -160,8 +163,10 @@ def rules(jobs: Iterable[str]) -> set[str]:
     return {job.partition("/")[0] for job in jobs}
 
 
-def test_every_rule_is_killed(finished: Path, finished_else: Path) -> None:
+def test_every_rule_is_killed(finished: Path, finished_else: Path, finished_with_losses: Path) -> None:
     assert rules(commands(finished)) == rules(BY_PRODUCTS)
+    new = rules(commands(finished_with_losses)) - rules(BY_PRODUCTS) - rules(MORE_BY_PRODUCTS)
+    assert new == {"refine_phase"} and new < rules(SETTLED_BY_LOSSES)
     assert rules(commands(finished_else)) == rules(BY_PRODUCTS) | rules(MORE_BY_PRODUCTS)
 
 
@@ -175,6 +180,13 @@ def test_a_killed_job_of_another_stage_goes_on_to_the_same_bytes(
     finished_else: Path, tmp_path: Path, server: StageServer, job: str
 ) -> None:
     kill_and_compare(copy_of(finished_else, tmp_path / "project", job, MORE_BY_PRODUCTS[job], server))
+
+
+@pytest.mark.parametrize("job", SETTLED_BY_LOSSES)
+def test_a_killed_job_of_a_phase_that_losses_settle_goes_on_to_the_same_bytes(
+    finished_with_losses: Path, tmp_path: Path, server: StageServer, job: str
+) -> None:
+    kill_and_compare(copy_of(finished_with_losses, tmp_path / "project", job, SETTLED_BY_LOSSES[job], server))
 
 
 def kill_and_compare(stage: Stage) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from tests.workflow.conftest import CONFIG, built_once, draw_photos, moved
-from tests.workflow.project import Project, Run
+from tests.workflow.conftest import moved
+from tests.workflow.project import Run
 from tests.workflow.table import (
     Edit,
     Scene,
@@ -29,16 +29,6 @@ from likeness.tables import CANDIDATES, MANIFEST, REFINED, read_rows
 pytestmark = pytest.mark.slow
 
 PHASES = ("broad", "fine")
-SUBJECT = """\
-recipe: character
-trigger: r0bin
-photos: data/robin
-held_out: 1
-export: {simpletuner: {}}
-phases:
-  broad: {where: "brightness > 0", order_by: sharpness desc, top: 5}
-  fine: {where: "brightness > 1 AND train_loss_percentile < 80", order_by: sharpness desc, losses_of: main}
-"""
 REFINING = {"refine_phase/robin/fine"}
 ONE_PHOTO = {"photos": 1, "faces": 1, "crops": 1, "masks": 1, "crop_masks": 2, "quality": 1}
 
@@ -58,19 +48,6 @@ def behind(*trained: str) -> set[str]:
         *scores("robin", *PHASES),
         *choice("robin"),
     }
-
-
-def build_with_losses(project: Project) -> None:
-    project.configure(CONFIG)
-    project.configure(SUBJECT, "robin")
-    draw_photos(project.folder / "data" / "robin", count=8, seed=5)
-    run = project.succeed()
-    assert run.jobs >= REFINING and run.computed["training-steps"] == 8
-
-
-@pytest.fixture(scope="session")
-def finished_with_losses(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return built_once(build_with_losses, miniature, tmp_path_factory)
 
 
 def kept(scene: Scene, phase: str) -> list[str]:

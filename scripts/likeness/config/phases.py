@@ -12,7 +12,7 @@ from likeness.config.quality import QualityLimits
 
 PREVIOUS_GROUP = "previous:"
 LOSS_COLUMN = "train_loss_percentile"
-"""The column that the losses of a training give to the phase after it: 0 for the sample learned best, 100 for the worst."""
+"""The column that the losses of a training give to the phase after it: near 0 for the sample learned best, near 100 for the worst."""
 
 
 class PhaseSettings(Settings):
