@@ -46,7 +46,12 @@ ABLATION = Table(
         ("n", WHOLE, "number of clusters"),
         ("p", FLOAT, "two-sided p of Student's paired t test, uncorrected; null with one cluster or without modules"),
         ("p_holm", FLOAT, "the same corrected by Holm over the blocks of one mode, weight and metric"),
-        ("rank", WHOLE, "1 for the block that matters most to the metric in this mode and at this weight"),
+        (
+            "effect",
+            FLOAT,
+            "how much the metric gets worse by a knock-out, or better by a knock-in; below 0 the LoRA is better without the block",
+        ),
+        ("rank", WHOLE, "1 for the block with the largest effect in this mode and at this weight"),
     ),
     ("mode", "metric", "weight", "rank", "block"),
 )

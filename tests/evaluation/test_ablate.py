@@ -12,11 +12,11 @@ from tests.evaluation.test_score import run_checkpoints, workplace_of
 
 from likeness.config.surgery import Ablation
 from likeness.errors import UserError
-from likeness.evaluation.ablate import ablate_lora
+from likeness.evaluation.ablate import Measurements, ablate_lora
 from likeness.evaluation.blocks import IMAGE_CHANGE, choose_blocks, chosen_targets, effect_of, split_roles, strongest
 from likeness.evaluation.draw import LoraFile, Request
 from likeness.evaluation.parents import Candidates, find_parents
-from likeness.evaluation.score import loras_by_hash, score_base
+from likeness.evaluation.score import Entry, loras_by_hash, score_base
 from likeness.evaluation.scores import Checkpoint
 from likeness.klein.family import layout_of, linear_shapes
 from likeness.klein.targets import matched_names, target_regex
@@ -184,7 +184,7 @@ def fabricated(effects, metric, p_holm=0.01, mode="knock-out"):
     order = sorted(effects, key=lambda block: -effects[block])
     return [
         {"mode": mode, "metric": metric, "weight": 0.0, "block": block, "modules": 2, "rank": order.index(block) + 1,
-         "value": 1 - effects[block], "reference": 1.0, "p_holm": p_holm}
+         "value": 1 - effects[block], "reference": 1.0, "effect": effects[block], "p_holm": p_holm}
         for block in effects
     ]  # fmt: skip
 
@@ -197,6 +197,24 @@ def test_content_and_style_split_is_a_partition_by_the_larger_part():
     assert split == (["single.0", "single.1"], ["single.10"], ["double.0"])
     assert sorted([*split.content, *split.style, *split.rest]) == sorted(content)
     assert chosen_targets(rows, "csim", 1) == "all_blocks@single=0"
-    assert choose_blocks(rows, "csim", 3) == ["single.0", "single.1", "double.0"]
+    assert choose_blocks(rows, "csim", 3) == ["single.0", "single.1"]
     with pytest.raises(UserError, match="clear of chance"):
         chosen_targets(fabricated(content, "csim", p_holm=0.4), "csim", 1)
+
+
+def test_blocks_that_hurt_and_what_is_no_block_are_not_chosen():
+    rows = fabricated({"single.7": -0.15, "other": 0.5, "single.0": 0.1, "single.1": 0.02}, "likeness")
+    assert choose_blocks(rows, "likeness", 1) == ["single.0"]
+    assert choose_blocks(fabricated({"other": 0.5}, "likeness"), "likeness", 8) == []
+
+
+def test_a_metric_that_was_measured_nowhere_twice_is_left_out():
+    found = Measurements.__new__(Measurements)
+    one, two = Entry(Checkpoint("a", "", 0), None), Entry(Checkpoint("b", "", 0), None)
+    found.means = {
+        one: {"head_ratio": {"red": 1.0}, "csim": {"red": 0.5}},
+        two: {"head_ratio": {"blue": 1.0}, "csim": {"red": 0.4}},
+    }
+    found.shots = {one: [], two: []}
+    compared = dict(found.compared(one, two))
+    assert compared["csim"] == {"red": (0.5, 0.4)} and "head_ratio" not in compared

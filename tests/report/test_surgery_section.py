@@ -9,6 +9,7 @@ import pytest
 from tests.report.fabricate import Run, character_settings, curate_character, evaluate_character
 from tests.report.reading import Page, text_without
 
+from likeness.evaluation.blocks import effect_of
 from likeness.evaluation.statistics import paired_difference
 from likeness.report.gather import Subject, gather_subject
 from likeness.report.heatmap import draw_heat_map, heat_map
@@ -50,6 +51,7 @@ def ablation_rows() -> list[dict]:
                         "n": 5,
                         "p": 0.001 if block == "single.2" else 0.5,
                         "p_holm": 0.003 if block == "single.2" else 1.0,
+                        "effect": effect_of(metric, mode, value, 0.0),
                         "rank": place,
                     }
                 )

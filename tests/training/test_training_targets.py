@@ -43,6 +43,7 @@ def table(tmp_path):
             "modules": 2,
             "p_holm": p,
             "value": 1 / rank,
+            "effect": 1 / rank,
             "reference": 0.0,
             "difference": 1 / rank,
             "n": 4,

@@ -87,11 +87,12 @@ class Measurements:
             self.means[entry] = {name: clusters for name, clusters in means.items() if clusters}
 
     def compared(self, entry: Entry, reference: Entry) -> Iterator[tuple[str, Pairs]]:
-        """Each metric that both have, with (value, value of the reference) by cluster."""
+        """Each metric that both have of some cluster, with (value, value of the reference) by cluster."""
         ours, theirs = self.means[entry], self.means[reference]
         for metric in sorted(ours.keys() & theirs.keys()):
             shared = [cluster for cluster in ours[metric] if cluster in theirs[metric]]
-            yield metric, {cluster: (ours[metric][cluster], theirs[metric][cluster]) for cluster in shared}
+            if shared:
+                yield metric, {cluster: (ours[metric][cluster], theirs[metric][cluster]) for cluster in shared}
         yield IMAGE_CHANGE, {cluster: (value, 0.0) for cluster, value in self._image_change(entry, reference).items()}
 
     def _image_change(self, entry: Entry, reference: Entry) -> dict[Hashable, float]:
@@ -194,6 +195,7 @@ def _family(
                 "norm_share": anatomy.shares.get(block, 0.0),
                 "value": means[block][0],
                 "reference": means[block][1],
+                "effect": effects[block],
                 "rank": place,
                 **_numbers(tested.get(block), differences[block]),
             }

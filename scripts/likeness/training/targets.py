@@ -12,6 +12,7 @@ from typing import Any
 from likeness.config.training import TrainingSettings
 from likeness.errors import UserError, nearest
 from likeness.klein.targets import PRESETS, targets_of_blocks
+from likeness.lora.blocks import OTHER
 from likeness.tables import read_rows
 from likeness.tables_surgery import ABLATION
 
@@ -38,14 +39,16 @@ def strongest(rows: Iterable[Row], metric: str, mode: str) -> list[Row]:
 def choose_blocks(rows: Sequence[Row], metric: str, most: int) -> list[str]:
     """The blocks that matter most to a metric: by the sum of their ranks over the modes, at most so many.
 
-    A block is only taken where some mode's interval, corrected for the number of blocks, leaves 0 out.
+    A block is only taken where it helps in some mode, by an interval that leaves 0 out when corrected for the number of
+    blocks. What lies outside of the blocks has no `targets:` of its own and takes no place.
     """
     total: dict[str, int] = {}
     clear: set[str] = set()
     for mode in sorted({row["mode"] for row in rows}):
         for place, row in enumerate(strongest(rows, metric, mode)):
             total[row["block"]] = total.get(row["block"], 0) + place
-            if row["p_holm"] is not None and row["p_holm"] <= CLEAR:
+            is_clear = row["p_holm"] is not None and row["p_holm"] <= CLEAR
+            if is_clear and row["effect"] > 0 and row["block"] != OTHER:
                 clear.add(row["block"])
     return sorted(clear, key=lambda block: (total[block], block))[:most]
 
