@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from likeness.config.evaluation import ChoiceStage, EvaluationSettings
+from likeness.config.evaluation import ChoiceSettings, ChoiceStage, EvaluationSettings
 from likeness.config.surgery import SURGERY, AblationStage, CrosstalkStage, Parent, ProbeStage, SurgeryStage
 from likeness.config.training import BucketSettings
 
@@ -181,8 +181,10 @@ class SurgeryPlan:
 
     # ---- params ----------------------------------------------------------------------------------------------------
 
-    def _choice(self, subject: str) -> ChoiceStage:
-        """How `best` is found; how many finalists there are does not matter for that."""
+    def _choice(self, subject: str, parents: Iterable[Parent]) -> ChoiceStage:
+        """How `best` is found where a parent is that, the number of finalists aside; always the same where none is."""
+        if not any(parent.best for parent in parents):
+            return ChoiceStage(choice=ChoiceSettings(), finalists=1, recipe="")
         return self._plan.choice_slice(subject, False).model_copy(update={"finalists": 1})
 
     def make_surgery(self, wildcards: Any) -> str:
@@ -190,7 +192,7 @@ class SurgeryPlan:
         stage = SurgeryStage(
             surgery=subject.candidates[wildcards.name],
             base_model=self._plan.resolved(subject, base_model="base").base_model,
-            choice=self._choice(wildcards.subject),
+            choice=self._choice(wildcards.subject, self._of_candidate(wildcards)),
             offline=self._plan.project.offline,
         )
         return self._plan.params(stage, "make_surgery")
@@ -200,7 +202,7 @@ class SurgeryPlan:
         stage = AblationStage(
             ablation=subject.ablation[wildcards.name],
             scoring=self._plan.score_slice(subject),
-            choice=self._choice(wildcards.subject),
+            choice=self._choice(wildcards.subject, self._of_ablation(wildcards)),
         )
         unread = {"scoring": {"evaluation": {"strengths", "finalists", "distilled_model"}}}
         return self._plan.params(stage, "ablate_lora", "evaluation/metrics", "faces", unread=unread)
@@ -211,7 +213,7 @@ class SurgeryPlan:
             scorings=tuple(
                 self._plan.score_slice(self._plan.subjects[side.subject]) for side in self._sides(wildcards)
             ),
-            choice=self._choice(wildcards.subject),
+            choice=self._choice(wildcards.subject, self._of_crosstalk(wildcards)),
         )
         unread = {"scorings": {"__all__": {"evaluation": {"strengths", "finalists", "distilled_model"}}}}
         return self._plan.params(stage, "measure_crosstalk", "evaluation/metrics", "faces", unread=unread)

@@ -60,12 +60,14 @@ subjects:
         contrastive: {model: clip}
     surgery:
       small: {method: resize, of: drawer/one.safetensors, rank: 8}
+      least: {method: resize, of: best, rank: 8}
       ratio: {method: resize, of: main, ratio: 20}
       frobenius: {method: resize, of: main, frobenius: 0.9}
       cumulative: {method: resize, of: main, cumulative: 0.9}
       clean: {method: subtract, of: main, background: {variant: main, phase: main}, alpha: 0.5}
       out: {method: subtract, of: main, background: main, project: 4}
       both: {method: merge, of: [main, wide], combine: ties}
+      drawn: {method: merge, of: [main, wide], combine: dare}
       mean: {method: average, of: [main, wide], weights: [0.5, 0.5]}
       moving: {method: average, of: [main, wide], ema: 0.5}
       face: {method: weigh-blocks, of: main, blocks: {single: 0}}
@@ -119,7 +121,7 @@ SURGERY_OF = {
     "combine": "both",
     "density": "both",
     "convention": "both",
-    "seed": "both",
+    "seed": "drawn",
     "alpha": "clean",
     "background": "clean",
     "project": "out",
@@ -211,7 +213,8 @@ WITH_ITEMS = {
     *SURGERY,
 }
 CAPTIONS = {"write_captions", "merge_captions"}
-CHOICE = {"choose_checkpoint", "score_finalists", *SURGERY}
+CHOICE = {"choose_checkpoint", "score_finalists", "make_surgery"}
+"""Of the measurements none starts from `best`, which is found by the choice."""
 
 READ_BY: dict[str, set[str]] = {
     "shards": {"index_photos", "index_pairs", *SHARDED, *MERGES},
@@ -239,7 +242,7 @@ READ_BY: dict[str, set[str]] = {
         *PROBED,
         "publish_lora",
     },
-    "recipe": {*CAPTIONS, "decide_phases", "export_dataset", "train_external", *DRAWN, *CHOICE, "publish_lora"},
+    "recipe": {*CAPTIONS, "decide_phases", "export_dataset", "train_external", *SCORES, *CHOICE, "publish_lora"},
     "photos": {"index_photos", "merge_photos"},
     "photos.*.path": {"index_photos", "merge_photos", "write_captions"},
     "pairs": {"index_pairs", "merge_photos"},
@@ -296,7 +299,7 @@ READ_BY: dict[str, set[str]] = {
     },
     "variants.*.trainer": {"train_external"},
     "trainers": {"train_external"},
-    "variants.*.lora": {"score_files", "score_finalists", "publish_lora"},
+    "variants.*.lora": {"score_files", "score_finalists", "make_surgery", "publish_lora"},
     "prompts": {*SCORES, "export_dataset"},
     "prompts.*.split": SCORES,
     "prompts.*.kind": SCORES,

@@ -15,7 +15,9 @@ RESERVED_NAMES = frozenset(
 class Settings(BaseModel):
     """Frozen settings; an unknown key is an error, never silently kept."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=False)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=False, allow_inf_nan=False
+    )
 
 
 class ModelSource(Settings):

@@ -5,6 +5,7 @@ The ablation of blocks, the crosstalk of two LoRAs, and the prompt-swap probe of
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -86,6 +87,9 @@ def check_block_keys(blocks: dict[str, float]) -> dict[str, float]:
     for key in blocks:
         if not re.fullmatch(BLOCK_KEY, key):
             raise ValueError(f"{key!r} is no block; write `single.7`, `double.0-3`, `double`, `single` or `other`")
+        first, _, last = key.partition(".")[2].partition("-")
+        if last and int(first) > int(last):
+            raise ValueError(f"{key!r} runs backwards, so it names no block; write the lower number first")
     return blocks
 
 
@@ -97,6 +101,15 @@ FIELDS_OF_METHOD: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     "weigh-blocks": (frozenset({"blocks"}), frozenset()),
 }
 """Method → keys that it needs, keys that it also takes; all take `method` and `of`."""
+
+READ_BY_COMBINE: dict[str, frozenset[str]] = {
+    "sum": frozenset(),
+    "ties": frozenset({"density", "convention"}),
+    "dare": frozenset({"density", "seed"}),
+    "magnitude": frozenset({"density"}),
+}
+"""What each way to merge reads of the keys that only some of them do."""
+WEIGHTS_TOLERANCE = 1e-9
 
 
 class Surgery(Settings):
@@ -175,18 +188,32 @@ class Surgery(Settings):
             raise ValueError(f"{len(self.weights)} weights for {len(self.of)} parents")
         if self.weights and self.ema is not None:
             raise ValueError("`weights` and `ema` exclude each other")
-        if self.method == "merge" and self.combine == "sum" and given & {"density", "convention", "seed"}:
-            raise ValueError("combine 'sum' keeps everything: it takes no `density`, `convention` or `seed`")
+        unread = given & ({"density", "convention", "seed"} - READ_BY_COMBINE[self.combine])
+        if unread:
+            read = ", ".join(f"`{name}`" for name in sorted(READ_BY_COMBINE[self.combine])) or "none of them"
+            raise ValueError(f"combine {self.combine!r} does not read `{min(unread)}`; it reads {read}")
         thresholds = [name for name in ("ratio", "frobenius", "cumulative") if getattr(self, name) is not None]
         if len(thresholds) > 1:
             raise ValueError(f"{' and '.join(thresholds)} exclude each other")
         if self.method == "resize" and self.rank is None and not thresholds:
             raise ValueError("method 'resize' needs `rank`, `ratio`, `frobenius` or `cumulative`")
+        if self.rule == "kohya" and not thresholds:
+            raise ValueError(
+                "rule 'kohya' counts from a threshold; add `ratio`, `frobenius` or `cumulative`, or leave it out"
+            )
         if self.project is not None and "alpha" in given:
             raise ValueError("`project` takes a whole subspace out, so `alpha` does not apply")
         labels = [alpha_label(value) for value in self.alpha]
         if len(set(labels)) < len(labels) or any(value < 0 for value in self.alpha):
             raise ValueError("alpha: values must not be negative and must differ by at least 0.01")
+        return self
+
+    @model_validator(mode="after")
+    def check_weights(self) -> Surgery:
+        if self.weights and self.method == "average" and abs(math.fsum(self.weights) - 1) > WEIGHTS_TOLERANCE:
+            raise ValueError(f"weights: those of an average sum to 1, not to {math.fsum(self.weights):g}")
+        if self.weights and not any(self.weights):
+            raise ValueError("weights: all are 0, so the result would change nothing")
         return self
 
     @property
