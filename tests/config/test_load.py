@@ -92,6 +92,42 @@ def test_layers_merge_sections_and_replace_named_maps(folder: Path) -> None:
     assert list(subject.prompts) == ["one"]
 
 
+OWN_FACES = "training: {masked_loss: {kind: face}}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "more", "place"),
+    [
+        ("null", f"variants: {{main: {{}}, other: {{{OWN_FACES}}}}}\nphases: {{a: {{}}, b: {{}}}}\n", "variants.other"),
+        ("person", f"variants: {{main: {{}}, other: {{{OWN_FACES}}}}}\n", "variants.other"),
+        (
+            "person",
+            f"phases: {{wide: {{}}, few: {{{OWN_FACES}}}}}\nvariants: {{main: {{}}, other: {{}}}}\n",
+            "phases.few",
+        ),
+    ],
+)
+def test_another_mask_than_the_samples_carry_is_told_once(folder: Path, kind: str, more: str, place: str) -> None:
+    write(folder, GOOD + f"masks: {{kinds: [face, person]}}\ntraining: {{masked_loss: {{kind: {kind}}}}}\n" + more)
+    found = complaint(folder)
+    key = f"{place}.training.masked_loss.kind"
+    assert found.startswith("1 mistake")
+    assert (
+        f"jane.yaml:6: subject jane: {key}: face is not the subject's own (training.masked_loss.kind: {kind})" in found
+    )
+    assert "Make two subjects" in found
+
+
+def test_a_variant_or_a_phase_may_leave_the_mask_out(folder: Path) -> None:
+    plain = "training: {masked_loss: {kind: null}}"
+    write(folder, GOOD + f"phases: {{wide: {{}}, few: {{{plain}}}}}\nvariants: {{main: {{}}, other: {{{plain}}}}}\n")
+    subject = load_project(folder).project.subjects["jane"]
+    kinds = [
+        subject.training_of(name, phase).masked_loss.kind for name in ("main", "other") for phase in subject.phases
+    ]
+    assert kinds == ["person", None, None, None]
+
+
 def test_inline_subjects_of_a_configfile_stand_instead_of_the_folder(folder: Path) -> None:
     write(folder, GOOD)
     other = folder / "other.yaml"

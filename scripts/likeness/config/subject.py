@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -197,7 +197,7 @@ class Subject(Settings):
             if trainer not in TRAINERS:
                 wrong.append(f"export.{trainer}: unknown trainer; {nearest(trainer, TRAINERS)}")
         wrong += self._wrong_trainers()
-        wrong += [*self._wrong_regularisation(), *self._wrong_sources()] if not wrong else []
+        wrong += [*self._wrong_regularisation(), *self._wrong_masks(), *self._wrong_sources()] if not wrong else []
         if self.masks and self.training.masked_loss.kind and self.training.masked_loss.kind not in self.masks.kinds:
             wrong.append(
                 f"training.masked_loss.kind: {self.training.masked_loss.kind!r} is not among masks.kinds {list(self.masks.kinds)}"
@@ -233,6 +233,23 @@ class Subject(Settings):
             )
         if not read and not self.regularisation.is_empty:
             yield "regularisation: no training reads it; set training.losses.prior_preservation, or remove it"
+
+    def _wrong_masks(self) -> Iterator[str]:
+        """Another kind of mask than the subject's, of which a sample carries one; a training may leave it out."""
+        kind = self.training.masked_loss.kind
+        found: dict[str, str] = {}
+        for name in self.trained_variants:
+            for phase in self.phases_of(name):
+                own = self.training_of(name, phase).masked_loss.kind
+                if own is not None and own != kind:
+                    of_phase = sets_mask_kind(self.phases[phase].training)
+                    found[f"phases.{phase}" if of_phase else f"variants.{name}"] = own
+        for place, own in found.items():
+            yield (
+                f"{place}.training.masked_loss.kind: {own} is not the subject's own (training.masked_loss.kind: {kind or 'null'}), "
+                "whose masks alone its samples carry. Make two subjects to compare kinds of masks, or set the subject's to "
+                f"{own}; variants and phases may then say null, to learn the whole picture"
+            )
 
     def _wrong_sources(self) -> Iterator[str]:
         """Diptychs without a source; groups and ablation tables that are not there, or that would wait for the training that reads them."""
@@ -294,6 +311,12 @@ class Subject(Settings):
                         f"variants.{name}.trainer: {variant.trainer} starts from scratch, but phases.{phase}.init is {init!r}; "
                         f"give the variant one phase (`phases: [{phase}]`) or set that init to scratch"
                     )
+
+
+def sets_mask_kind(training: Mapping[str, object]) -> bool:
+    """Whether changed keys of `training` name a kind of mask."""
+    masked_loss = training.get("masked_loss")
+    return isinstance(masked_loss, Mapping) and masked_loss.get("kind") is not None
 
 
 def first_line(error: ValueError) -> str:

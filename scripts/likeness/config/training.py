@@ -95,7 +95,9 @@ class MaskedLossSettings(Settings):
     """Which part of the picture is learned."""
 
     kind: MaskKind | None = Field(
-        default=None, description="Which mask weighs the loss; null learns the whole picture."
+        default=None,
+        description="Which mask weighs the loss; null learns the whole picture. A subject has one kind; its variants and phases "
+        "take that or null.",
     )
     unmasked_weight: float = Field(default=0.1, ge=0, le=1, description="Weight of what lies outside the mask.")
     inverted: bool = Field(
