@@ -118,6 +118,39 @@ def test_another_mask_than_the_samples_carry_is_told_once(folder: Path, kind: st
     assert "Make two subjects" in found
 
 
+PRODIGY = "{optimizer: {name: prodigy}}"
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"),
+    [
+        (f"training: {PRODIGY}\n", "jane.yaml:4: subject jane: training: learning_rate (0.0001) must be"),
+        (
+            f"variants: {{main: {{}}, own: {{training: {PRODIGY}}}}}\n",
+            "variants.own.training: learning_rate (0.0001) must be",
+        ),
+        (
+            "preset: prodigy\nphases: {first: {}, second: {learning_rate: 2.0e-5}}\n",
+            "variants.main.training: learning_rate (2e-05) must be",
+        ),
+        ("preset: prodigy\nvariants: {slow: {training: {learning_rate: 0.05}}}\n", "learning_rate (0.05) must be"),
+    ],
+)
+def test_a_rate_at_which_prodigy_learns_nothing_is_refused_wherever_it_is_set(
+    folder: Path, more: str, expected: str
+) -> None:
+    write(folder, GOOD + more)
+    found = complaint(folder)
+    assert found.startswith("1 mistake") and expected in found and "set learning_rate: 1.0" in found
+    assert ("(in phase second)" in found) == ("second" in more)
+
+
+def test_prodigy_may_be_given_a_rate_of_its_own_size(folder: Path) -> None:
+    write(folder, GOOD + "preset: prodigy\nphases: {first: {}, second: {learning_rate: 0.1}}\n")
+    subject = load_project(folder).project.subjects["jane"]
+    assert [subject.training_of("main", phase).learning_rate for phase in subject.phases] == [1.0, 0.1]
+
+
 def test_a_variant_or_a_phase_may_leave_the_mask_out(folder: Path) -> None:
     plain = "training: {masked_loss: {kind: null}}"
     write(folder, GOOD + f"phases: {{wide: {{}}, few: {{{plain}}}}}\nvariants: {{main: {{}}, other: {{{plain}}}}}\n")

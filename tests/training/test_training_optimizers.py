@@ -8,7 +8,7 @@ from diffusers.optimization import get_scheduler
 from diffusers.training_utils import EMAModel
 from pydantic import ValidationError
 
-from likeness.config.training import OptimizerSettings, ScheduleSettings, TrainingSettings
+from likeness.config.training import LOWEST_PRODIGY_RATE, OptimizerSettings, ScheduleSettings, TrainingSettings
 from likeness.training.ema import Ema, decay_at
 from likeness.training.optimizers import MAKERS, make_optimizer, weights_to_save
 from likeness.training.schedule import lr_at
@@ -107,6 +107,23 @@ def test_prodigy_does_not_care_for_the_scale_of_the_loss():
     assert torch.allclose(ends[0], ends[1], rtol=1e-4)
 
 
+@pytest.mark.parametrize(("rate", "learns"), [(1.0, True), (LOWEST_PRODIGY_RATE, True), (1e-2, False), (1e-4, False)])
+def test_prodigy_learns_from_the_lowest_rate_on_that_settings_allow(rate, learns):
+    """A fresh pair of low-rank factors, as an adapter has them, learns a product of its own rank."""
+    torch.manual_seed(0)
+    down_RI = torch.nn.Parameter(0.1 * torch.randn(4, 64))
+    up_OR = torch.nn.Parameter(torch.zeros(64, 4))
+    wanted_OI = 0.05 * torch.randn(64, 4) @ torch.randn(4, 64)
+    optimizer = make_optimizer([down_RI, up_OR], OptimizerSettings(name="prodigy"))
+    for _ in range(500):
+        loss = (up_OR @ down_RI - wanted_OI).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.param_groups[0]["lr"] = rate
+        optimizer.step()
+    assert ((up_OR @ down_RI - wanted_OI).square().mean() < 0.01 * wanted_OI.square().mean()).item() == learns
+
+
 def test_schedule_free_weights_are_saved_as_the_average_and_training_goes_on_untouched():
     def run(look: bool):
         weight = torch.nn.Parameter(torch.ones(8, 8))
@@ -190,6 +207,8 @@ def test_automatic_steps_are_the_published_formulas(rank, samples, expected):
         ({"optimizer": {"name": "schedulefree"}, "schedule": {"name": "cosine"}}, "must be constant"),
         ({"optimizer": {"name": "adamw_kahan"}}, "Kahan"),
         ({"adapter_precision": "bfloat16"}, "Kahan"),
+        ({"optimizer": {"name": "schedulefree", "beta1": 0}}, "beta1 must be above 0"),
+        ({"optimizer": {"name": "prodigy"}}, "set learning_rate: 1.0"),
         ({"optimizer": {"name": "schedulefree"}, "ema": {"decay": 0.9}}, "average already"),
         ({"steps": 10, "schedule": {"name": "polynomial", "warmup_steps": 10}}, "below steps"),
     ],

@@ -191,7 +191,7 @@ class Subject(Settings):
                     try:
                         self.training_of(name, phase)
                     except ValueError as error:
-                        wrong.append(f"variants.{name}.training: {first_line(error)}")
+                        wrong.append(f"variants.{name}.training: {first_line(error)} (in phase {phase})")
                         break
         for trainer in self.export:
             if trainer not in TRAINERS:
@@ -324,7 +324,8 @@ def first_line(error: ValueError) -> str:
     errors = getattr(error, "errors", None)
     if errors is None:
         return str(error)
-    return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors())
+    found = [(".".join(map(str, item["loc"])), str(item["msg"]).removeprefix("Value error, ")) for item in errors()]
+    return "; ".join(f"{place}: {message}" if place else message for place, message in found)
 
 
 def merge_settings(

@@ -24,6 +24,8 @@ AUTO_FLOOR = 500
 """Fewest steps of `steps: auto`."""
 HIGHEST_LOKR_RANK = 512
 """Rank as a LoRA up to which a LoKr is read exactly."""
+LOWEST_PRODIGY_RATE = 0.1
+"""Learning rate below which Prodigy's estimate of the distance stays where it starts, so that nothing is learned."""
 
 
 class OptimizerSettings(Settings):
@@ -36,11 +38,24 @@ class OptimizerSettings(Settings):
         "rate 1); schedulefree (AdamW that averages instead of decaying; constant schedule).",
     )
     weight_decay: float = Field(default=1e-4, ge=0, le=1, description="Decoupled weight decay.")
-    beta1: float = Field(default=0.9, ge=0, lt=1, description="Decay of the gradient's mean; adafactor keeps none.")
+    beta1: float = Field(
+        default=0.9,
+        ge=0,
+        lt=1,
+        description="Decay of the gradient's mean; adafactor keeps none; above 0 for schedulefree.",
+    )
     beta2: float = Field(
         default=0.999, ge=0, lt=1, description="Decay of the gradient's square; adafactor has its own."
     )
     eps: float = Field(default=1e-8, gt=0, description="Added to the denominator; adafactor has its own.")
+
+    @model_validator(mode="after")
+    def check_average(self) -> OptimizerSettings:
+        if self.name == "schedulefree" and self.beta1 == 0:
+            raise ValueError(
+                "beta1 must be above 0 with name schedulefree, which finds its average by it; 0.9 is usual"
+            )
+        return self
 
 
 class ScheduleSettings(Settings):
@@ -184,7 +199,7 @@ class TrainingSettings(Settings):
     )
     batch_size: int = Field(default=1, ge=1, le=256, description="Samples of one micro-batch; all of one bucket.")
     gradient_accumulation: int = Field(default=1, ge=1, le=256, description="Micro-batches of one optimizer step.")
-    learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Peak learning rate.")
+    learning_rate: float = Field(default=1e-4, gt=0, le=1, description="Peak learning rate; 1.0 for prodigy.")
     optimizer: OptimizerSettings = OptimizerSettings()
     adapter_precision: Literal["float32", "bfloat16"] = Field(
         default="float32", description="Type of the adapter while it is trained; bfloat16 is for adamw_kahan."
@@ -329,6 +344,11 @@ class TrainingSettings(Settings):
         if name == "schedulefree" and schedule.name != "constant":
             raise ValueError(
                 f"schedule.name ({schedule.name}) must be constant with optimizer.name schedulefree, which averages instead"
+            )
+        if name == "prodigy" and self.learning_rate < LOWEST_PRODIGY_RATE:
+            raise ValueError(
+                f"learning_rate ({self.learning_rate:g}) must be at least {LOWEST_PRODIGY_RATE} with optimizer.name prodigy, which "
+                "multiplies it by a step size that it finds itself, and finds none at a small rate; set learning_rate: 1.0"
             )
         if (name == "adamw_kahan") != (self.adapter_precision == "bfloat16"):
             raise ValueError(

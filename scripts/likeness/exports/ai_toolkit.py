@@ -48,10 +48,7 @@ AI_TOOLKIT = Trainer(
         "steps": key("steps"),
         "batch_size": key("batch_size"),
         "gradient_accumulation": key("gradient_accumulation"),
-        "learning_rate": key("lr").but(
-            lambda training: training.optimizer.name == "prodigy" and training.learning_rate < 0.1,
-            "ai-toolkit takes 1 for prodigy wherever less than 0.1 is given",
-        ),
+        "learning_rate": key("lr"),
         "optimizer.name": key("optimizer"),
         "optimizer.weight_decay": key("weight_decay"),
         "optimizer.beta1": key("betas"),
