@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.lora.conftest import dense, difference, random_module
 
+from likeness.errors import UserError
 from likeness.lora.adapter import LoraModule
 from likeness.lora.factors import energy, inner, spectrum, weighted_sum, widest
 
@@ -106,3 +107,16 @@ def test_inner_product_and_energy_are_those_of_the_built_changes():
     first, second = random_module(3, 5000, 24, 0.5, seed=1), random_module(5, 5000, 24, -2.0, seed=2)
     assert inner(first, second) == pytest.approx(float((dense(first) * dense(second)).sum()), rel=1e-9)
     assert energy(second) == pytest.approx(float(dense(second).square().sum()), rel=1e-9)
+
+
+def test_energy_of_what_is_no_number_is_an_error_and_not_nothing():
+    module = random_module(3)
+    assert energy(module, torch.float32) == pytest.approx(energy(module), rel=1e-5)
+    for value in (float("nan"), float("inf")):
+        broken = module.B_OR.clone()
+        broken[0, 0] = value
+        for dtype in (torch.float32, torch.float64):
+            with pytest.raises(UserError, match="NaN, infinite or too large"):
+                energy(module._replace(B_OR=broken), dtype)
+    huge = module._replace(B_OR=module.B_OR * 1e30)
+    assert energy(huge, torch.float32) == pytest.approx(1e60 * energy(module), rel=1e-4)

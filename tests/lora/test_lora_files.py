@@ -240,6 +240,22 @@ def test_shared_a_keeps_its_rank(layout):
     assert torch.equal(fused, torch.cat([modules[f"transformer_blocks.0.attn.to_{c}"].B_OR for c in "qkv"]))
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_projections_of_several_types_fuse_in_one_that_holds_all(shared, layout):
+    names = [f"transformer_blocks.0.attn.to_{c}" for c in "qkv"]
+    down_RI, size = torch.ones(2, 64), (64, 2)
+    modules = {
+        name: LoraModule(down_RI * (1 if shared else rank), torch.ones(size), 1.0) for rank, name in enumerate(names, 1)
+    }
+    modules[names[0]] = modules[names[0]].cast(torch.float16)
+    modules[names[1]] = modules[names[1]]._replace(B_OR=torch.full(size, 1e5))
+    tensors = comfyui_tensors(Lora(modules), layout)
+    stem = "diffusion_model.double_blocks.0.img_attn.qkv.lora_"
+    delta_OI = tensors[f"{stem}B.weight"] @ tensors[f"{stem}A.weight"]
+    assert torch.equal(delta_OI, torch.cat([modules[name].delta() for name in names]))
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
 def test_comfyui_refuses_unknown_keys_alpha_and_the_last_norm(layout, tmp_path):
     path = tmp_path / "x.safetensors"
     good = {f"diffusion_model.img_in.lora_{side}.weight": torch.ones(2, 2) for side in "AB"}

@@ -235,6 +235,17 @@ def test_what_cannot_be_read_is_named(tensors, message):
     assert "some.safetensors" in str(error.value)
 
 
+def test_factors_of_two_types_are_read_in_one_that_holds_both():
+    """A value of 1e5 is beyond float16, whichever factor is stored so."""
+    halves = {key: tensor.half() for key, tensor in PAIR.items()}
+    for key in PAIR:
+        module = parse_lora({**halves, key: torch.full((2, 2), 1e5)}, {}, "file").modules["x_embedder"]
+        assert {factor.dtype for factor in module[:2]} == {torch.float32}
+        assert torch.equal(module.delta(), torch.full((2, 2), 2e5))
+    mixed = {**halves, next(iter(PAIR)): torch.ones(2, 2).bfloat16()}
+    assert parse_lora(mixed, {}, "file").modules["x_embedder"].file_type == torch.float32
+
+
 def test_the_pair_of_those_tests_is_itself_readable():
     assert list(parse_lora(PAIR, {}, "file").modules) == ["x_embedder"]
 

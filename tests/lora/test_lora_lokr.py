@@ -6,10 +6,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file
 from tests.lora.conftest import dense, difference
 
+from likeness.errors import UserError
+from likeness.klein.family import KLEIN_4B
+from likeness.lora.adapter import Lora
+from likeness.lora.files import save_lora, verify_lora, write_tensors
 from likeness.lora.formats import outline_lora, parse_lora
-from likeness.lora.lokr import lokr_module
+from likeness.lora.lokr import lokr_module, lokr_tensors
+from likeness.lora.operation import write_operation
+from likeness.lora.resize import RankRule, resize_lora
 
 
 def lokr(whole, sizes=((3, 2), (4, 5)), rank=2, seed=0):
@@ -68,3 +75,35 @@ def test_fused_lokr_of_either_naming_is_split(stem):
     assert difference(2 * built, torch.cat([dense(found.modules[name]) for name in names])) < 1e-6
     small = outline_lora(tensors, {}, "file", lokr_rank=2)
     assert small.modules[names[0]].rank == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("rank", [None, 30])
+def test_factors_of_half_types_are_not_rounded_and_are_written_in_their_type(dtype, rank, tmp_path):
+    """Oracle: the product of the rounded parts in float64; cut to its rank, it must lose nothing either."""
+    parts, _ = lokr((True, False), ((6, 5), (32, 16)), rank=6)
+    parts = {side: part.to(dtype) for side, part in parts.items()}
+    built = torch.kron(parts["w1"].double(), parts["w2_a"].double() @ parts["w2_b"].double())
+    module = lokr_module(parts, rank, "file")
+    assert difference(built, dense(module)) < 1e-6 and module.file_type == dtype
+    assert {factor.dtype for factor in module[:2]} == {torch.float32}
+    name = "transformer_blocks.0.attn.to_q"
+    save_lora(tmp_path / "x.safetensors", Lora({name: module}), {})
+    write_operation(tmp_path / "y.safetensors", resize_lora(Lora({name: module}), RankRule(3)), {})
+    for file in "xy":
+        assert {tensor.dtype for tensor in load_file(tmp_path / f"{file}.safetensors").values()} == {dtype}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_a_lokr_of_any_type_arrives_in_diffusers_as_it_is_read(dtype, tmp_path):
+    parts, _ = lokr((True, False), ((8, 8), (384, 384)), rank=16)
+    shrunk = {side: (0.02 * part).to(dtype) for side, part in parts.items()}
+    path, name = tmp_path / "x.safetensors", "transformer_blocks.0.attn.to_q"
+    write_tensors(path, lokr_tensors({name: shrunk}, {name: 1.0}), {})
+    assert verify_lora(path, KLEIN_4B, 1).scale == 1.0
+
+
+def test_a_lokr_of_too_high_a_rank_is_told_the_program_that_approximates_it():
+    parts, _ = lokr((True, True), ((30, 30), (30, 30)))
+    with pytest.raises(UserError, match=r"scripts/convert_lora\.py IN OUT --format diffusers --lokr-rank 64"):
+        lokr_module(parts, None, "file")

@@ -38,6 +38,16 @@ def test_the_library_reads_what_is_streamed_and_wide_types_come_first(tmp_path):
     assert header_bytes % 8 == 0
 
 
+def test_a_type_that_comes_first_is_read_first_and_must_leave_others_aligned(tmp_path):
+    given = {"a": torch.ones(3, 2).bfloat16(), "b": torch.ones(5), "c": torch.full((2,), 2.0).bfloat16()}
+    write_stream(tmp_path / "x", iter(given.items()), dict, first=torch.bfloat16)
+    back = load_file(tmp_path / "x")
+    assert list(back) == ["a", "c", "b"] and all(torch.equal(back[key], value) for key, value in given.items())
+    with pytest.raises(ValueError, match="cannot lie before larger types"):
+        write_stream(tmp_path / "y", iter({**given, "a": torch.ones(3).bfloat16()}.items()), dict, first=torch.bfloat16)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
 @pytest.mark.parametrize("dtypes", [(torch.float32,), (torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)])
 @pytest.mark.parametrize("room", [0, 8, 64, 4096])
 def test_room_for_the_header_changes_spaces_only(dtypes, room, tmp_path):

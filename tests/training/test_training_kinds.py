@@ -8,6 +8,7 @@ import pytest
 import torch
 from diffusers import Flux2KleinPipeline
 from pydantic import ValidationError
+from safetensors.torch import load_file
 from tests.tiny import tiny_transformer
 from tests.training.test_training_loop import made_data, made_sample, made_training, run_steps
 
@@ -20,13 +21,13 @@ from likeness.evaluation.draw import LoraFile, adapter_on
 from likeness.evaluation.publish import no_comfyui, write_files
 from likeness.klein.family import KLEIN_4B, KLEIN_9B, layout_of
 from likeness.lora.comfyui import comfyui_tensors
-from likeness.lora.dora import Dora, is_dora, read_adapter, read_dora
+from likeness.lora.dora import MAGNITUDE, Dora, is_dora, read_adapter, read_dora
 from likeness.lora.files import read_lora
 from likeness.lora.runtime import adapters_on, set_weights
 from likeness.store import sha256_of_file
 from likeness.training.adapter import add_adapter, without_adapter
 from likeness.training.base import open_base
-from likeness.training.files import starting_weights
+from likeness.training.files import save_weights, starting_weights, verify_weights
 from likeness.training.losses.objective import predict
 from likeness.training.shape import predict_file_bytes, weight_shapes
 from likeness.training.train import train_lora
@@ -128,6 +129,28 @@ def test_a_checkpoint_loads_back_through_diffusers_and_draws_what_was_trained(ph
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_a_training_in_the_default_precision_writes_checkpoints_that_arrive(photo_world, kind):
+    path, settings = trained_file(photo_world, kind, precision="bfloat16")
+    assert settings.precision == TrainingSettings().precision
+    base = open_base(ModelSource(source=str(photo_world.base)), offline=True)
+    assert verify_weights(path, base, 30).modules == 30
+    assert {tensor.dtype for key, tensor in load_file(path).items() if MAGNITUDE not in key} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("kind", ["lora", *KINDS])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_weights_of_the_real_size_arrive_in_either_precision(kind, precision, tmp_path):
+    """The widest module of klein 4B's single blocks: its sums are long enough to show a factor that was rounded twice."""
+    settings, name = settings_of(kind, precision=precision, rank=8, alpha=8), "single_transformer_blocks.3.attn.to_out"
+    generator = torch.Generator().manual_seed(0)
+    shapes = {key: size for key, size in weight_shapes(settings, KLEIN_4B).items() if key.startswith(f"{name}.")}
+    weights = {key: 0.02 * torch.randn(*size, generator=generator) for key, size in shapes.items()}
+    path = tmp_path / "x.safetensors"
+    assert save_weights(path, weights, settings, KLEIN_4B, {}, {name}) == 1
+    assert verify_weights(path, KLEIN_4B, 1).modules == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_size_of_the_file_is_known_beforehand(photo_world, kind):
     path, settings = trained_file(photo_world, kind)
     header = int.from_bytes(path.read_bytes()[:8], "little")
@@ -192,9 +215,10 @@ def test_a_factor_must_divide_the_targets():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_publishing_keeps_the_bytes_that_were_scored(photo_world, kind):
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_publishing_keeps_the_bytes_that_were_scored(photo_world, kind, precision):
     """Of a LoKr a ComfyUI file lies beside it, the LoRA that it equals; of a DoRA there is none, and the card says why."""
-    path, _ = trained_file(photo_world, kind)
+    path, _ = trained_file(photo_world, kind, precision=precision)
     stage = PublishStage.model_validate(
         {"recipe": "style", "trigger": "t", "base_model": {"source": str(photo_world.base)}, "training": {}}
         | {"class_word": "person"}

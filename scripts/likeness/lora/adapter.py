@@ -18,16 +18,30 @@ from likeness.klein.family import KNOWN_LAYOUTS, Layout, linear_shapes
 
 
 class LoraModule(NamedTuple):
-    """Factors and scale of one linear module; A_RI and B_OR have one floating-point type."""
+    """Factors and scale of one linear module; A_RI and B_OR have one floating-point type.
+
+    `stored` is the narrower type that a file keeps them in, where they were computed in a wider one.
+    """
 
     A_RI: torch.Tensor
     B_OR: torch.Tensor
     scale: float
+    stored: torch.dtype | None = None
 
     @property
     def rank(self) -> int:
         """Number of rows of A."""
         return self.A_RI.shape[0]
+
+    @property
+    def file_type(self) -> torch.dtype:
+        """The type in which the factors are written, unless another one is asked for."""
+        return self.stored or self.A_RI.dtype
+
+    def cast(self, dtype: torch.dtype | None = None) -> LoraModule:
+        """The same module with factors of a type, by default the one of its file."""
+        dtype = dtype or self.file_type
+        return LoraModule(self.A_RI.to(dtype), self.B_OR.to(dtype), self.scale)
 
     def delta(self) -> torch.Tensor:
         """The change of weight, scale · B · A, as delta_OI in float32."""
@@ -52,8 +66,7 @@ class Lora:
 
     def cast(self, dtype: torch.dtype) -> Lora:
         """The same LoRA with factors of another type."""
-        modules = {name: LoraModule(m.A_RI.to(dtype), m.B_OR.to(dtype), m.scale) for name, m in self.modules.items()}
-        return replace(self, modules=modules)
+        return replace(self, modules={name: module.cast(dtype) for name, module in self.modules.items()})
 
     def folded(self) -> Lora:
         """The same LoRA with every scale multiplied into B."""
@@ -69,6 +82,12 @@ def lora_of(state_dict: Mapping[str, torch.Tensor], scale: float) -> Lora:
             raise ValueError(f"not a LoRA weight of a linear module: {key!r}")
         sides.setdefault(name, {})[side[0]] = tensor.detach().cpu()
     return Lora({name: LoraModule(sides[name]["A"], sides[name]["B"], scale) for name in sorted(sides)})
+
+
+def widened(down_RI: torch.Tensor, up_OR: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both factors in the smallest type that holds the values of both."""
+    dtype = torch.promote_types(down_RI.dtype, up_OR.dtype)
+    return down_RI.to(dtype), up_OR.to(dtype)
 
 
 def relative_difference(first: LoraModule, second: LoraModule) -> float:

@@ -8,6 +8,7 @@ all three share one A, as files of other trainers do, the rank stays r. Without 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from safetensors import safe_open
 from likeness.errors import UserError
 from likeness.klein.family import Layout, linear_shapes
 from likeness.lora.adapter import Lora, LoraModule, check_fits
+from likeness.lora.factors import widest
 from likeness.lora.files import write_tensors
 from likeness.lora.names import NORM_OUT, names_of
 
@@ -45,8 +47,8 @@ def comfyui_tensors(lora: Lora, layout: Layout) -> dict[str, torch.Tensor]:
         present = [lora.modules[name].folded() if name in lora.modules else None for name in own]
         if any(present):
             fused = _fuse(present, [shapes[name][0] for name in own])
-            tensors[f"{PREFIX}{original}.lora_A.weight"] = fused.A_RI
-            tensors[f"{PREFIX}{original}.lora_B.weight"] = fused.B_OR
+            for suffix, factor in zip(_SUFFIXES, fused.cast()[:2], strict=True):
+                tensors[f"{PREFIX}{original}{suffix}"] = factor
     return tensors
 
 
@@ -78,13 +80,17 @@ def _fuse(parts: Sequence[LoraModule | None], outputs: Sequence[int]) -> LoraMod
     present = [part for part in parts if part is not None]
     if len(parts) == 1:
         return present[0]
+    stored = widest(present)
+    common = reduce(torch.promote_types, (part.A_RI.dtype for part in present), stored)
+    parts = [part and part.cast(common) for part in parts]
+    present = [part for part in parts if part is not None]
     first = present[0]
     if all(torch.equal(part.A_RI, first.A_RI) for part in present):
         rows = [
             part.B_OR if part is not None else first.B_OR.new_zeros(size, first.rank)
             for part, size in zip(parts, outputs, strict=True)
         ]
-        return LoraModule(first.A_RI, torch.cat(rows), 1.0)
+        return LoraModule(first.A_RI, torch.cat(rows), 1.0, stored)
     fused_OR = first.B_OR.new_zeros(sum(outputs), sum(part.rank for part in present))
     row = column = 0
     for part, size in zip(parts, outputs, strict=True):
@@ -92,4 +98,4 @@ def _fuse(parts: Sequence[LoraModule | None], outputs: Sequence[int]) -> LoraMod
             fused_OR[row : row + size, column : column + part.rank] = part.B_OR
             column += part.rank
         row += size
-    return LoraModule(torch.cat([part.A_RI for part in present]), fused_OR, 1.0)
+    return LoraModule(torch.cat([part.A_RI for part in present]), fused_OR, 1.0, stored)

@@ -108,7 +108,7 @@ def low_rank(delta_OI: torch.Tensor, rank: int, generator: torch.Generator) -> t
 def generator_for(seed: int, name: str, *modules: LoraModule) -> torch.Generator:
     """Randomness that depends on the seed, a module's name and its values alone, not on order, files or threads."""
     digest = hashlib.sha256(f"{seed}/{name}".encode())
-    for down_RI, up_OR, scale in modules:
+    for down_RI, up_OR, scale, _ in modules:
         digest.update(repr(scale).encode())
         for factor in (down_RI, up_OR):
             digest.update(factor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -11,11 +11,14 @@ Axes: R rank, I inputs, O outputs, K singular values.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from functools import reduce
 from typing import NamedTuple
 
 import torch
 
+from likeness.errors import UserError
 from likeness.lora.adapter import LoraModule
 
 _NEGLIGIBLE = 1e-7
@@ -58,12 +61,12 @@ class Spectrum(NamedTuple):
         """
         if rank >= self.module.rank:
             return self.module
-        down_RI, up_OR, scale = self.module
+        down_RI, up_OR = self.module.A_RI, self.module.B_OR
         share_K = self.unscaled_K[:rank].sqrt()
         share_K = torch.where(share_K > 0, share_K, 1.0)
         new_up_OK = _product(up_OR, self.left_RK[:, :rank] * share_K)
         new_down_KI = _product(down_RI.T, self.right_KR[:rank].T / share_K).T.contiguous()
-        return LoraModule(new_down_KI, new_up_OK, scale)
+        return self.module._replace(A_RI=new_down_KI, B_OR=new_up_OK)
 
 
 def gram(tall_NR: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -79,9 +82,20 @@ def gram(tall_NR: torch.Tensor, dtype: torch.dtype = torch.float64) -> torch.Ten
 
 
 def energy(module: LoraModule, dtype: torch.dtype = torch.float64) -> float:
-    """Squared Frobenius norm of a module's change, scale included; `dtype` as for `gram`."""
+    """Squared Frobenius norm of a module's change, scale included; `dtype` as for `gram`.
+
+    UserError where it is no number: factors that hold NaN or infinite values, or overflow together.
+    """
     products_RR = gram(module.B_OR, dtype) * gram(module.A_RI.T, dtype)
-    return max(0.0, module.scale**2 * float(products_RR.sum()))
+    found = module.scale**2 * float(products_RR.sum())
+    if math.isfinite(found):
+        return max(0.0, found)
+    if dtype != torch.float64:
+        return energy(module)
+    raise UserError(
+        f"a module of {module.B_OR.shape[0]} outputs and rank {module.rank} has values that are NaN, infinite or too "
+        f"large for {module.file_type}: its size cannot be told. Use a wider type."
+    )
 
 
 def inner(first: LoraModule, second: LoraModule) -> float:
@@ -113,11 +127,8 @@ def weighted_sum(
 
 
 def widest(modules: Sequence[LoraModule]) -> torch.dtype:
-    """The smallest type that holds the values of all modules (two half types: float32)."""
-    dtype = modules[0].A_RI.dtype
-    for module in modules[1:]:
-        dtype = torch.promote_types(dtype, module.A_RI.dtype)
-    return dtype
+    """The smallest type that holds the values of all modules' files (two half types: float32)."""
+    return reduce(torch.promote_types, (module.file_type for module in modules))
 
 
 def spectrum(module: LoraModule) -> Spectrum:

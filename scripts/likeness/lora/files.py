@@ -87,7 +87,7 @@ def save_lora(
         raise ValueError("a LoRA without modules cannot be written")
     tensors = {}
     for name, module in lora.modules.items():
-        tensors.update(zip(module_keys(name), (module.A_RI, module.B_OR), strict=True))
+        tensors.update(zip(module_keys(name), module.cast()[:2], strict=True))
     return write_tensors(path, tensors, {**_checked(provenance), **adapter_metadata(lora, targets, rank)})
 
 
@@ -117,9 +117,14 @@ def adapter_config(lora: Lora, targets: str | None = None, rank: int | None = No
     }
 
 
-def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str]) -> str:
-    """Write a safetensors file whose bytes depend on its content alone, atomically; returns its sha256."""
-    return write_stream(path, ((key, tensors[key]) for key in sorted(tensors)), lambda: metadata)
+def write_tensors(
+    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], first: torch.dtype | None = None
+) -> str:
+    """Write a safetensors file whose bytes depend on its content alone, atomically; returns its sha256.
+
+    Tensors of the type `first` lie before all others, where it is given; else the largest type does.
+    """
+    return write_stream(path, ((key, tensors[key]) for key in sorted(tensors)), lambda: metadata, first=first)
 
 
 def read_lora(path: Path) -> Lora:
@@ -181,7 +186,7 @@ def compare_loaded(
 def check_loaded(path: Path, name: str, own: LoraModule, loaded: LoraModule) -> None:
     """UserError where diffusers loaded another change of weight than the file's."""
     # Factors may differ where the changes of weight do not: the loader moves kohya's alpha into them and repeats A.
-    if relative_difference(own, loaded) > _LOADED_TOLERANCE:
+    if not relative_difference(own, loaded) <= _LOADED_TOLERANCE:
         raise UserError(
             f"LoRA file {path}: {name!r} has scale {own.scale:g} in the file, but diffusers loads scale "
             f"{loaded.scale:g} "

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 
 from likeness.errors import UserError
-from likeness.lora.adapter import Lora, LoraModule
+from likeness.lora.adapter import Lora, LoraModule, widened
 from likeness.lora.lokr import SIDES, is_lokr, lokr_module
 from likeness.lora.names import NORM_OUT, is_own_name, own_names, underscored_names
 
@@ -256,7 +256,7 @@ def _module(name: str, parts: Mapping[str, torch.Tensor], scales: _Scales, where
             f"{where}: the factors of {name!r} have the shapes {tuple(down_RI.shape)} and {tuple(up_OR.shape)}; "
             "expected are (rank, inputs) and (outputs, rank) of one rank above 0."
         )
-    return LoraModule(down_RI, up_OR.to(down_RI.dtype), scales.of(name, down_RI.shape[0], parts.get("alpha")))
+    return LoraModule(*widened(down_RI, up_OR), scales.of(name, down_RI.shape[0], parts.get("alpha")))
 
 
 def own_modules(name: str, where: str) -> tuple[str, ...]:
@@ -281,11 +281,11 @@ def _split(name: str, module: LoraModule, where: str) -> dict[str, LoraModule]:
     if rank % 3 == 0 and _is_block_diagonal(blocks, rank // 3):
         columns = [slice(index * rank // 3, (index + 1) * rank // 3) for index in range(3)]
         parts = [
-            LoraModule(module.A_RI[columns[index]].clone(), blocks[index][:, columns[index]].clone(), module.scale)
+            module._replace(A_RI=module.A_RI[columns[index]].clone(), B_OR=blocks[index][:, columns[index]].clone())
             for index in range(3)
         ]
     else:
-        parts = [LoraModule(module.A_RI.clone(), block.clone(), module.scale) for block in blocks]
+        parts = [module._replace(A_RI=module.A_RI.clone(), B_OR=block.clone()) for block in blocks]
     return dict(zip(own, parts, strict=True))
 
 

@@ -11,6 +11,7 @@ Axes: R rank, I inputs, O outputs.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -35,21 +36,22 @@ def is_lokr(sides: Mapping[str, object]) -> bool:
 def lokr_module(parts: Mapping[str, torch.Tensor], rank: int | None, where: str) -> LoraModule:
     """A LoKr module as a LoRA module: exact, or its best approximation of `rank` where its own rank is higher.
 
+    Factors are float32, since products of half types fit into none; files keep them in the widest type of the parts.
     UserError where the shapes do not fit, or where its own rank is above 512 and no rank is given.
     """
     first, second = (_pair(parts, side, where) for side in ("w1", "w2"))
     own_rank = first[0].shape[1] * second[0].shape[1]
     scale = _scale(parts)
-    dtype = parts.get("w1", parts.get("w1_a", first[0])).dtype
+    stored = reduce(torch.promote_types, (parts[side].dtype for side in SIDES if side in parts))
     if rank is not None and rank < own_rank:
-        return _approximation(first[0] @ first[1], second[0] @ second[1], rank, scale, dtype)
+        return _approximation(first[0] @ first[1], second[0] @ second[1], rank, scale)._replace(stored=stored)
     if own_rank > HIGHEST_RANK:
         raise UserError(
             f"{where} is a LoKr of rank {own_rank} as a LoRA, more than {HIGHEST_RANK}: it can only be approximated. "
-            "Say the rank to approximate it with (--lokr-rank 64)."
+            "Convert it first: scripts/convert_lora.py IN OUT --format diffusers --lokr-rank 64"
         )
     up_OR, down_RI = torch.kron(first[0], second[0]), torch.kron(first[1], second[1])
-    return LoraModule(down_RI.to(dtype), up_OR.to(dtype), scale)
+    return LoraModule(down_RI, up_OR, scale, stored)
 
 
 def _pair(parts: Mapping[str, torch.Tensor], side: str, where: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -71,9 +73,7 @@ def _scale(parts: Mapping[str, torch.Tensor]) -> float:
     return float(parts["alpha"]) / rank if rank and "alpha" in parts else 1.0
 
 
-def _approximation(
-    first: torch.Tensor, second: torch.Tensor, rank: int, scale: float, dtype: torch.dtype
-) -> LoraModule:
+def _approximation(first: torch.Tensor, second: torch.Tensor, rank: int, scale: float) -> LoraModule:
     left, singular, right = torch.linalg.svd(first.double(), full_matrices=False)
     left2, singular2, right2 = torch.linalg.svd(second.double(), full_matrices=False)
     products = torch.outer(singular, singular2).reshape(-1)
@@ -82,7 +82,7 @@ def _approximation(
     up_OR = (left[:, None, one] * left2[None, :, other]).reshape(-1, len(largest))
     down_RI = (right[one][:, :, None] * right2[other][:, None, :]).reshape(len(largest), -1)
     share_R = products[largest].sqrt()
-    return LoraModule((share_R[:, None] * down_RI).to(dtype), (up_OR * share_R).to(dtype), scale)
+    return LoraModule((share_R[:, None] * down_RI).float(), (up_OR * share_R).float(), scale)
 
 
 def lokr_tensors(

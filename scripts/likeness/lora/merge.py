@@ -90,8 +90,7 @@ def sum_modules(modules: Sequence[LoraModule], weights: Sequence[float], rank: i
         merged = weighted_sum(modules, weights)
         return Operated(merged, {"rank_before": total, "rank_after": merged.rank, "retained_energy": 1.0})
     found = spectrum(weighted_sum(modules, weights, torch.float64))
-    merged, dtype = found.truncated(rank), widest(modules)
-    cut = LoraModule(merged.A_RI.to(dtype), merged.B_OR.to(dtype), merged.scale)
+    cut = found.truncated(rank).cast(widest(modules))
     return Operated(cut, {"rank_before": total, "rank_after": cut.rank, "retained_energy": found.retained(rank)})
 
 
@@ -116,8 +115,8 @@ def merge_dense(name: str, modules: Sequence[LoraModule], weights: Sequence[floa
                 deltas[index] = keep_largest(deltas[index], density)
         merged_OI = torch.stack([w * delta_OI for w, delta_OI in zip(weights, deltas, strict=True)]).sum(0)
     low, retained = low_rank(merged_OI, rule.rank or total, generator_for(rule.seed, name))
-    dtype, whole = widest(modules), float(torch.as_tensor(plain).square().sum())
+    whole = float(torch.as_tensor(plain).square().sum())
     ratio = float(merged_OI.square().sum()) / whole if whole > 0 else 1.0
-    result = LoraModule(low.A_RI.to(dtype), low.B_OR.to(dtype), low.scale)
+    result = low.cast(widest(modules))
     row = {"rank_before": total, "rank_after": result.rank, "retained_energy": retained, "energy_ratio": ratio}
     return Operated(result, row)

@@ -78,7 +78,7 @@ def write_operation(
         changed = False
         results = in_order(operation.operate, names, threads)
         for name, (module, row) in tqdm(zip(names, results, strict=True), total=len(names), disable=None, leave=False):
-            down_RI, up_OR = module.A_RI.to(dtype or module.A_RI.dtype), module.B_OR.to(dtype or module.B_OR.dtype)
+            down_RI, up_OR = module.cast(dtype)[:2]
             rows.append({"module": name, **row})
             stubs[name] = LoraModule(down_RI.to("meta"), up_OR.to("meta"), module.scale)
             changed = changed or changes_something(module)

@@ -1,7 +1,7 @@
 """Safetensors files one tensor at a time: read through a memory map, written without ever holding the whole file.
 
-Bytes are a function of the content: keys and metadata are sorted, and types lie in the order of their size, so that
-every tensor is aligned.
+Bytes are a function of the content: keys and metadata are sorted, and types lie in the order of their size, unless one
+is to come first, so that every tensor is aligned.
 """
 
 from __future__ import annotations
@@ -85,13 +85,18 @@ class MappedTensors(Mapping[str, torch.Tensor]):
 
 
 def write_stream(
-    path: Path, tensors: Iterable[tuple[str, torch.Tensor]], metadata: Callable[[], Mapping[str, str]], room: int = 0
+    path: Path,
+    tensors: Iterable[tuple[str, torch.Tensor]],
+    metadata: Callable[[], Mapping[str, str]],
+    room: int = 0,
+    first: torch.dtype | None = None,
 ) -> str:
     """Write tensors, given in the order of their keys, as one safetensors file that appears whole; returns its sha256.
 
     `metadata` is asked when all tensors have been written, so it may tell what they turned out to be. `room` bytes, a
     multiple of 8, are kept for the header and filled up with spaces: where it fits and all tensors have one type, they
-    are written once, in their place. ValueError for keys out of order.
+    are written once, in their place. Tensors of the type `first` lie before all others. ValueError for keys out of
+    order, and where `first` would leave larger types unaligned.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path.parent)
@@ -112,7 +117,10 @@ def write_stream(
                 bodies[tensor.dtype] = stack.enter_context(TemporaryFile(dir=path.parent)) if bodies else file
             bodies[tensor.dtype].write(_bytes_of(tensor))
             entries.append((key, tensor.dtype, list(tensor.shape), tensor.nbytes))
-        order = sorted(bodies, key=lambda dtype: (-dtype.itemsize, TYPE_NAMES[dtype]))
+        order = sorted(bodies, key=lambda dtype: (dtype != first, -dtype.itemsize, TYPE_NAMES[dtype]))
+        size = sum(size for _, dtype, _, size in entries if dtype == first)
+        if any(size % dtype.itemsize for dtype in order):
+            raise ValueError(f"{size} bytes of {first} cannot lie before larger types: those would not be aligned")
         header = _header(entries, order, metadata(), room)
         if len(header) == room and len(bodies) == 1:
             sha256 = _completed(file, header)
