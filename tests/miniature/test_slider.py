@@ -27,7 +27,7 @@ from likeness.training.data import TrainingData, load_samples
 from likeness.training.encode import encode_samples
 from likeness.training.loop import Training, train
 from likeness.training.losses.objective import predict
-from likeness.training.run import make_deterministic, prepare
+from likeness.training.run import prepare
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +118,6 @@ def test_up_leads_to_the_targets_and_down_to_the_sources(miniature: Path, tmp_pa
     model, store = ModelSource(source=str(miniature / "base")), Store(tmp_path / "store")
     rows = encoded_pairs(tmp_path, model, store)
     base = open_base(model, offline=True)
-    make_deterministic()
     torch.set_num_threads(1)
     learned, unseen = (load_samples(part, SETTINGS, store, base.device) for part in (rows[HELD_OUT:], rows[:HELD_OUT]))
     training = prepare(base, SETTINGS, learned, None)

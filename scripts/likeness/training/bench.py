@@ -21,6 +21,7 @@ from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
 from likeness.klein.family import KLEIN_4B, KLEIN_9B, MAX_TEXT_TOKENS, layout_of, token_px, transformer_config
 from likeness.training.adapter import add_adapter
+from likeness.training.arithmetic import choose_arithmetic, leave_arithmetic
 from likeness.training.data import Sample, TrainingData
 from likeness.training.flops import StepFlops, step_flops
 from likeness.training.frozen import FIRST_WITH_FLOAT8, FLOAT8, check_kind, product, quantise, row_scales, stored_values
@@ -227,6 +228,10 @@ def measure(cases: list[Case], peaks: Peaks, steps: int) -> Iterator[Result]:
 
 def measure_case(case: Case, peaks: Peaks, steps: int, device: torch.device) -> Result:
     """Time the steps of one case after those that warm up, on a model of its own."""
+    if case.step == "example":
+        leave_arithmetic()
+    else:
+        choose_arithmetic(case.settings.precision, with_pictures=case.identity)
     training = build_training(case, device)
     run = example_steps(training) if case.step == "example" else trainer_steps(training)
     run(5 if case.compiled else 2)

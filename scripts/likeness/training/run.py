@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from likeness.config.training import TrainingSettings
 from likeness.klein.family import Layout
 from likeness.klein.load import BaseModel
 from likeness.training.adapter import add_adapter, load_weights
+from likeness.training.arithmetic import choose_arithmetic
 from likeness.training.board import FOLDER as BOARD_FOLDER
 from likeness.training.board import Board
 from likeness.training.data import TrainingData, load_samples
@@ -73,7 +73,6 @@ def run_training(job: TrainingJob, base: BaseModel, team: Team = ALONE) -> int:
 
 def resumed(job: TrainingJob, base: BaseModel) -> Training:
     """The training in memory as its last state has it, or fresh."""
-    make_deterministic()
     torch.set_num_threads(job.settings.cpu_threads)
     data, start = load_samples(job.rows, job.settings, job.folder.store, base.device), job.start
     training = prepare(base, job.settings, data, start.path if start else None, start is not None and start.is_group)
@@ -120,6 +119,7 @@ def prepare(
     With `partial`, modules that the starting file lacks start fresh. A base that is stored in 8 bits is brought to them
     here, and checked; UserError where it corrupts gradients.
     """
+    choose_arithmetic(settings.precision, bool(settings.losses.models))
     transformer = load_transformer(base, settings)
     weights = add_adapter(transformer, settings, base.layout)
     if start is not None:
@@ -208,11 +208,3 @@ def warn_of_short_batches(training: Training) -> None:
             "%d samples an epoch in the bucket of %s tokens do not divide by batch_size %d: some micro-batches are smaller",
             *(count, "×".join(map(str, group[0])), training.settings.batch_size),  # pyright: ignore
         )
-
-
-def make_deterministic() -> None:
-    """Ask for kernels that give the same bits every time; on the CPU they do anyway."""
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True, warn_only=True)
-    # Filling fresh memory would cost bandwidth and guards only against reading it unwritten.
-    torch.utils.deterministic.fill_uninitialized_memory = False  # pyright: ignore
