@@ -14,12 +14,13 @@ from likeness.tables import read_rows
 from likeness.training import preview, progress
 from likeness.training.adapter import load_weights
 from likeness.training.base import open_base
-from likeness.training.board import Board
+from likeness.training.board import Board, memory
 from likeness.training.data import load_samples
 from likeness.training.files import starting_weights
 from likeness.training.progress import Progress
 from likeness.training.run import prepare
 
+CPU = torch.device("cpu")
 SAMPLES = {"prompts": ("somebody", "somebody else"), "steps": 3, "guidance": 2.0, "seed": 4}
 
 
@@ -86,6 +87,55 @@ def test_pictures_are_those_of_the_saved_checkpoints_and_change_nothing(photo_wo
     assert {name for name in out if out[name] != plain[name]} == {"log.parquet"}, "whose metadata tells the settings"
 
 
+def out_of_memory(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_pictures_that_do_not_fit_into_memory_are_left_out(photo_world, monkeypatch, caplog):
+    world = photo_world
+    with_samples(world, steps=4)
+    assert train(world, "plain", steps=4).computed == 4
+    (world.store.root / "trainings").rename(world.root / "gone")
+    monkeypatch.setattr(preview, "decode_latents", out_of_memory)
+    assert train(world, "out", steps=4, samples=SAMPLES).computed == 4
+    assert "step 4: out of memory after 0 of 2 pictures" in caplog.text
+    out, plain = (
+        {path.name: path.read_bytes() for path in (world.root / name).glob("*.safetensors")}
+        for name in ("out", "plain")
+    )
+    assert out == plain and len(out) == 2
+
+
+def test_a_checkpoint_is_saved_before_pictures_are_drawn(photo_world, monkeypatch):
+    world = photo_world
+    with_samples(world, steps=4)
+    with monkeypatch.context() as patch:
+        kill_at(patch, "likeness.training.preview.draw_sample_of", 1)
+        with pytest.raises(Killed):
+            train(world, "out", steps=4, samples=SAMPLES)
+    assert train(world, "out", steps=4, samples=SAMPLES).computed == 2, "the first two are saved"
+
+
+@pytest.mark.parametrize("read_by_a_loss", [False, True])
+def test_the_vae_does_not_stay_in_memory_unless_a_loss_needs_it(photo_world, tmp_path, read_by_a_loss):
+    world = photo_world
+    stage = with_samples(world)
+    base = open_base(stage.base_model, offline=True)
+    data = load_samples(read_rows(world.encoded), stage.training, world.store, CPU)
+    training = prepare(base, stage.training, data, None)
+    training.vae = base.vae if read_by_a_loss else None
+    settings = SampleSettings.model_validate(SAMPLES)
+    assert len(preview.draw_samples_of(training, base, settings, tmp_path, Board(None, 0, CPU))) == 2
+    assert ("vae" in base.__dict__) == read_by_a_loss
+
+
+def test_the_peak_is_that_of_the_leased_gpu(monkeypatch):
+    taken_bytes = {torch.device("cuda", 0): 2**30, torch.device("cuda", 3): 5 * 2**30}
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", taken_bytes.__getitem__)
+    assert memory(torch.device("cuda", 3)) == {"memory/peak_gib": 5.0}
+    assert memory(CPU) == {}
+
+
 def test_an_edit_is_drawn_with_the_references_of_its_pairs(pair_world):
     world = pair_world
     stage = with_samples(world, steps=2)
@@ -111,7 +161,7 @@ def test_prompts_that_were_not_encoded_are_an_error(photo_world):
 
 def test_a_board_without_a_folder_writes_nothing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    board = Board(None, 0)
+    board = Board(None, 0, CPU)
     board.show_picture(1, "x", np.zeros((2, 2, 3), dtype=np.uint8))
     board.close()
     assert not list(tmp_path.iterdir())

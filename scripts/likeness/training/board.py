@@ -10,6 +10,7 @@ from likeness.training.records import LogRow
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
 FOLDER = "tensorboard"
 
@@ -17,8 +18,8 @@ FOLDER = "tensorboard"
 class Board:
     """Writes event files into a folder, or nothing where there is none."""
 
-    def __init__(self, folder: Path | None, first_step: int) -> None:
-        self.writer, self.shown_s = None, time.monotonic()
+    def __init__(self, folder: Path | None, first_step: int, device: torch.device) -> None:
+        self.writer, self.shown_s, self.device = None, time.monotonic(), device
         if folder is not None:
             from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -34,7 +35,7 @@ class Board:
         values |= {"loss/optimised": row.loss, "step/learning_rate": row.learning_rate, "step/grad_norm": row.grad_norm}
         values |= {"step/sigma_mean": row.sigma_mean, "speed/steps_a_second": 1.0 / max(1e-9, now_s - self.shown_s)}
         self.shown_s = now_s
-        for name, value in (values | memory()).items():
+        for name, value in (values | memory(self.device)).items():
             self.writer.add_scalar(name, value, step)
 
     def show_picture(self, step: int, name: str, pixels_HWC: np.ndarray) -> None:
@@ -49,10 +50,10 @@ class Board:
             self.writer.close()
 
 
-def memory() -> dict[str, float]:
-    """The most memory that the GPU's tensors took so far, in GiB; nothing on the CPU."""
+def memory(device: torch.device) -> dict[str, float]:
+    """The most memory that the tensors on a GPU took so far, in GiB; nothing on the CPU."""
     import torch
 
-    if not torch.cuda.is_available():
+    if device.type != "cuda":
         return {}
-    return {"memory/peak_gib": torch.cuda.max_memory_allocated() / 2**30}
+    return {"memory/peak_gib": torch.cuda.max_memory_allocated(device) / 2**30}

@@ -9,6 +9,7 @@ Axes: B pictures, L target tokens, C latent channels, T text tokens, D embedding
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,20 +28,34 @@ from likeness.training.optimizers import weights_to_save
 
 FOLDER = "samples"
 
+logger = logging.getLogger(__name__)
+
 
 def draw_samples_of(
     training: Training, base: BaseModel, settings: SampleSettings, folder: Path, board: Board
 ) -> list[Path]:
-    """Draw every prompt with the adapter as it is saved, as PNG files named by step and place; returns their paths."""
+    """Draw every prompt with the adapter as it is saved, as PNG files named by step and place; returns their paths.
+
+    Where memory does not suffice, those that are left are not drawn, with a warning. The VAE does not stay in memory, unless
+    a loss needs it.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    with saved_weights(training):
-        for place, prompt in enumerate(settings.prompts):
-            pixels_HWC = draw_sample_of(training, base, settings, place)
-            path = folder / f"step-{training.step:06d}-{place}.png"
-            Image.fromarray(pixels_HWC).save(path)
-            board.show_picture(training.step, f"samples/{place} {prompt[:60]}", pixels_HWC)
-            paths.append(path)
+    try:
+        with saved_weights(training):
+            for place, prompt in enumerate(settings.prompts):
+                pixels_HWC = draw_sample_of(training, base, settings, place)
+                path = folder / f"step-{training.step:06d}-{place}.png"
+                Image.fromarray(pixels_HWC).save(path)
+                board.show_picture(training.step, f"samples/{place} {prompt[:60]}", pixels_HWC)
+                paths.append(path)
+    except torch.OutOfMemoryError:
+        logger.warning(
+            "step %d: out of memory after %d of %d pictures of training.samples; training goes on without the others",
+            *(training.step, len(paths), len(settings.prompts)),
+        )
+    if training.vae is None:
+        base.release("vae")
     return paths
 
 

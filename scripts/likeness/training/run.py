@@ -56,16 +56,19 @@ def run_training(job: TrainingJob, base: BaseModel, team: Team = ALONE) -> int:
     print_start(training, base.layout, first_step, last_step)
     if first_step in wanted:
         save(training, True)
-    with watching(job.watched, training, base, last_step) as watch:
+    with watching(job.watched, training, base, last_step) as (show, draw):
         saved_at = [time.monotonic()]
 
         def on_step(now: Training) -> None:
-            watch(now, now.step in wanted)
+            show(now)
             check_equal(now, wanted)
             overdue = time.monotonic() - saved_at[0] > STATE_EVERY_S
             if now.step in wanted or overdue:
                 save(now, now.step in wanted)
                 saved_at[0] = time.monotonic()
+            # What is only looked at comes after what must not be lost.
+            if now.step in wanted:
+                draw(now)
 
         train(training, last_step, on_step)
     return last_step - first_step
@@ -87,22 +90,24 @@ def resumed(job: TrainingJob, base: BaseModel) -> Training:
 @contextlib.contextmanager
 def watching(
     folder: Path, training: Training, base: BaseModel, last_step: int
-) -> Iterator[Callable[[Training, bool], None]]:
-    """Give the function that shows a step: on the terminal, to TensorBoard, and at checkpoints as pictures."""
+) -> Iterator[tuple[Callable[[Training], None], Callable[[Training], None]]]:
+    """Give what shows a step on the terminal and to TensorBoard, and what draws pictures at a checkpoint."""
     settings = training.settings
-    board = Board(folder / BOARD_FOLDER if settings.tensorboard else None, training.step)
+    board = Board(folder / BOARD_FOLDER if settings.tensorboard else None, training.step, base.device)
     with contextlib.closing(board), Progress(training.step, last_step) as progress:
 
-        def watch(now: Training, at_checkpoint: bool) -> None:
+        def show(now: Training) -> None:
             row = now.log[-1]
             progress.show(now.step, row.loss, row.learning_rate)
             board.show(now.step, row)
-            if at_checkpoint and settings.samples:
+
+        def draw(now: Training) -> None:
+            if settings.samples:
                 from likeness.training.preview import FOLDER, draw_samples_of
 
                 draw_samples_of(now, base, settings.samples, folder / FOLDER, board)
 
-        yield watch
+        yield show, draw
 
 
 def check_equal(training: Training, wanted: Collection[int]) -> None:
