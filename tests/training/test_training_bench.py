@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ import torch
 
 from likeness.errors import UserError
 from likeness.klein.family import KLEIN_4B, KLEIN_9B, layout_of
-from likeness.training import bench
+from likeness.training import bench, frozen
 from likeness.training.bench import (
     MODELS,
     Case,
@@ -25,6 +27,7 @@ from likeness.training.bench import (
     measure_case,
     measure_peaks,
 )
+from likeness.training.frozen import block_linears, linear_at
 
 PROGRAM = Path(__file__).resolve().parents[2] / "scripts" / "bench_training.py"
 PEAKS = Peaks(1e12, 2e12, "none")
@@ -124,6 +127,44 @@ def test_a_case_that_does_not_fit_is_a_row_of_its_own(monkeypatch):
     lost, found = measure(cases, PEAKS, 1)
     assert lost.note == "out of memory" and lost.seconds is None and as_row(lost)[6:11] == ("",) * 5
     assert found.seconds is not None
+
+
+def test_a_compiled_model_is_gone_before_the_next_case_is_measured(monkeypatch):
+    built = []
+
+    def build(case, device):
+        assert all(one() is None for one in built), "the models before this one still lie in memory"
+        training = real(case, device)
+        # What torch keeps of a compiled block does not depend on what it is compiled to.
+        training.transformer.compile_repeated_blocks(backend="eager")
+        built.append(weakref.ref(linear_at(training.transformer, block_linears(training.transformer)[0]).weight))
+        return training
+
+    real = bench.build_training
+    monkeypatch.setattr(bench, "build_training", build)
+    gc.disable()
+    try:
+        found = list(measure([Case("miniature", 16), Case("miniature", 16)], PEAKS, 1))
+    finally:
+        gc.enable()
+    assert len(built) == 2 and all(one.seconds is not None for one in found)
+
+
+def test_the_peak_in_float8_times_nothing_but_the_product(monkeypatch):
+    calls = {"stored_values": 0, "multiply": 0}
+
+    def counted(name):
+        def count(*args):
+            calls[name] += 1
+            return real[name](*args)
+
+        return count
+
+    real = {name: getattr(bench, name) for name in calls}
+    for module, name in ((bench, "multiply"), (bench, "stored_values"), (frozen, "stored_values")):
+        monkeypatch.setattr(module, name, counted(name))
+    assert measure_peaks(CPU, side=64, rounds=3).fp8 is not None
+    assert calls == {"stored_values": 2, "multiply": 5}, "each matrix once, whatever is timed"
 
 
 def test_peaks_are_those_of_real_products():

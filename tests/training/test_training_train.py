@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,8 @@ from likeness.lora.files import Verified, read_lora
 from likeness.store import sha256_of_file
 from likeness.tables import LOG, read_rows
 from likeness.training import run as run_module
+from likeness.training import train as train_module
+from likeness.training.frozen import block_linears, linear_at
 from likeness.training.train import VERSION, steps_sum, train_lora, training_key
 
 DEFAULTS = Path(__file__).with_name("golden_defaults.json")
@@ -64,6 +68,27 @@ def test_training_writes_steps_and_log_and_is_then_found_finished(photo_world):
     again = train(world)
     assert (again.computed, again.reused, again.models_loaded) == (0, 6, 0)
     assert bytes_of(world.root / "out") == before
+
+
+def test_a_compiled_model_is_gone_before_held_out_losses_load_another(photo_world, monkeypatch):
+    trained = []
+
+    def compile_blocks(transformer, _):
+        transformer.compile_repeated_blocks(backend="eager")
+        trained.append(weakref.ref(linear_at(transformer, block_linears(transformer)[0]).weight))
+
+    def measured(*_):
+        assert trained and trained[0]() is None
+        return {}
+
+    photo_world.encode()
+    monkeypatch.setattr(run_module, "speed_up", compile_blocks)
+    monkeypatch.setattr(train_module, "measure_held_out", measured)
+    gc.disable()
+    try:
+        assert train(photo_world, steps=2).computed == 2
+    finally:
+        gc.enable()
 
 
 class Killed(BaseException):

@@ -155,8 +155,21 @@ def product(left: torch.Tensor, right_IO: torch.Tensor, scale_O: torch.Tensor) -
     scale_M1 = row_scales(left_MI.float(), FLOAT8)
     # GPUs give bfloat16 alone for scales by row.
     output_dtype = torch.bfloat16 if left.is_cuda else left.dtype
-    output_MO = scaled_mm(
-        stored_values(left_MI, scale_M1, FLOAT8),
+    values_MI = stored_values(left_MI, scale_M1, FLOAT8)
+    output_MO = multiply(values_MI, scale_M1, right_IO, scale_O, output_dtype)
+    return output_MO.to(left.dtype).view(*left.shape[:-1], output_MO.shape[-1])
+
+
+def multiply(
+    left_MI: torch.Tensor,
+    scale_M1: torch.Tensor,
+    right_IO: torch.Tensor,
+    scale_O: torch.Tensor,
+    output_dtype: torch.dtype = torch.bfloat16,
+) -> torch.Tensor:
+    """The product (M, O) of two matrices in float8, with a scale a row of the left one and a column of the right one."""
+    return scaled_mm(
+        left_MI,
         right_IO,
         scale_M1,
         ScalingType.RowWise,
@@ -164,7 +177,6 @@ def product(left: torch.Tensor, right_IO: torch.Tensor, scale_O: torch.Tensor) -
         ScalingType.RowWise,
         output_dtype=output_dtype,
     )
-    return output_MO.to(left.dtype).view(*left.shape[:-1], output_MO.shape[-1])
 
 
 def block_linears(transformer: nn.Module) -> list[str]:

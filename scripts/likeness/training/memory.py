@@ -39,6 +39,13 @@ def checkpoint_blocks(transformer: Any, every: int) -> None:
     transformer.enable_gradient_checkpointing(run)
 
 
+def free_memory() -> None:
+    """Give back what nothing uses any more; compiled blocks and hooks refer to each other in circles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
 @dataclass
 class BackOff:
     """How far a training has backed off: into how many parts a micro-batch is split, and whether blocks are recomputed.
@@ -62,9 +69,7 @@ class BackOff:
 
     def further(self, step: int) -> None:
         """Give up more after memory ran out in the step that follows `step`; UserError where nothing is left to give."""
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_memory()
         if self.parts < self.largest:
             self.parts = min(self.largest, 2 * self.parts)
             logger.warning(

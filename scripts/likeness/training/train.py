@@ -231,9 +231,13 @@ def compute(job: TrainingJob) -> int:
         from likeness.training.launch import launch
 
         return launch(job)
+    from likeness.training.memory import free_memory
     from likeness.training.run import run_training
 
-    return run_training(job, job.open_base())
+    computed = run_training(job, job.open_base())
+    # Held-out losses load the model once more.
+    free_memory()
+    return computed
 
 
 def measure_held_out(
