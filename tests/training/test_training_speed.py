@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers.models import attention_dispatch
 from tests.training.test_training_loop import made_data, made_sample, made_training, run_steps
 
 from likeness.config.training import ONLY_SPEED, TrainingSettings
@@ -25,16 +26,30 @@ def same(one, other) -> None:
         assert second.grad_norm == pytest.approx(first.grad_norm, rel=1e-4)
 
 
-def test_another_kernel_of_the_attention_gives_the_same_steps():
-    plain, other = fresh(), fresh(attention="math")
+@pytest.mark.parametrize("kernel", ["math", "flash"])
+def test_another_kernel_of_the_attention_gives_the_same_steps(kernel):
+    plain, other = fresh(), fresh(attention=kernel)
     speed_up(other.transformer, other.settings)
     same(run_steps(plain, 3), run_steps(other, 3))
 
 
-def test_a_kernel_that_is_not_there_is_refused():
-    training = fresh(attention="flash_3")
-    with pytest.raises(UserError, match=r"training\.attention: flash_3 does not work here .* Set native"):
+@pytest.mark.parametrize("kernel", ["cudnn", "efficient"])
+def test_a_kernel_that_is_not_there_is_refused(kernel):
+    training = fresh(attention=kernel)
+    with pytest.raises(UserError, match=rf"training\.attention: {kernel} does not work here .* Set native"):
         speed_up(training.transformer, training.settings)
+
+
+def test_a_kernel_without_a_gradient_is_refused(monkeypatch):
+    monkeypatch.setattr(attention_dispatch, "dispatch_attention_fn", lambda query, *_, **__: query.detach())
+    training = fresh(attention="math")
+    with pytest.raises(UserError, match=r"training\.attention: math does not work here .* Set native"):
+        speed_up(training.transformer, training.settings)
+
+
+def test_a_kernel_that_cannot_train_is_no_choice():
+    with pytest.raises(ValueError, match="attention"):
+        TrainingSettings.model_validate({"attention": "flash_3"})
 
 
 @pytest.mark.slow

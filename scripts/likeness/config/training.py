@@ -252,8 +252,8 @@ class TrainingSettings(Settings):
     base_precision: Literal["full", "int8", "fp8", "fp8_matmul"] = Field(
         default="full",
         description="How the blocks' frozen matrices are stored: full: in `precision`; int8 and fp8: 8 bits with a scale a row, "
-        "half the memory, computed in `precision`; fp8_matmul: also multiplied in fp8, faster on GPUs from Ada and Hopper on. "
-        "One batch is compared with full before training, and what corrupts gradients is refused.",
+        "half the memory, computed in `precision`; fp8_matmul: also multiplied in fp8, faster on GPUs from Ada and Hopper on "
+        "with `compile`. One batch is compared with full before training, and what corrupts gradients is refused.",
     )
     offload: tuple[Literal["base", "vae"], ...] = Field(
         default=(),
@@ -265,10 +265,10 @@ class TrainingSettings(Settings):
         description="Compile the blocks: a minute or more at the start and for every new bucket, then a faster step. It changes "
         "speed only.",
     )
-    attention: Literal["native", "cudnn", "flash", "efficient", "math", "flash_3"] = Field(
+    attention: Literal["native", "cudnn", "flash", "efficient", "math"] = Field(
         default="native",
-        description="Kernel of the attention: native lets torch choose; flash_3 needs its package and a Hopper GPU. It changes "
-        "speed only.",
+        description="Kernel of the attention: native lets torch choose, the others force one, and training stops where it "
+        "is absent or does not repeat its bits. It changes speed only.",
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations: slower, for small GPUs.")
     checkpoint_every: int = Field(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import nn
+import torch
 
 from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
@@ -20,9 +20,11 @@ ATTENTION = {
     "flash": "_native_flash",
     "efficient": "_native_efficient",
     "math": "_native_math",
-    "flash_3": "_flash_3",
 }
-"""The kernels by what diffusers calls them; `native` lets torch choose."""
+"""The kernels by what diffusers calls them; `native` lets torch choose.
+
+FlashAttention 3 is not among them: diffusers calls it without a gradient.
+"""
 
 MOST_SHAPES = 64
 """Compiled versions of one block that are kept: one a bucket, with and without the adapter."""
@@ -56,17 +58,27 @@ def load_vae(base: BaseModel, settings: TrainingSettings) -> Any:
     return vae
 
 
-def speed_up(transformer: nn.Module, settings: TrainingSettings) -> None:
+def try_attention(transformer: Any, backend: str) -> None:
+    """Take attention and its gradient once, of the base's type and size of heads; torch says no only here."""
+    from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
+
+    shape = (1, 16, 2, transformer.config.attention_head_dim)
+    query, key, value = (
+        torch.ones(shape, device=transformer.device, dtype=transformer.dtype, requires_grad=True) for _ in range(3)
+    )
+    dispatch_attention_fn(query, key, value, backend=AttentionBackendName(backend)).sum().backward()
+
+
+def speed_up(transformer: Any, settings: TrainingSettings) -> None:
     """Choose the attention's kernel, then compile the blocks; UserError where this machine has no such kernel."""
     if settings.attention != "native":
         try:
-            transformer.set_attention_backend(ATTENTION[settings.attention])  # pyright: ignore
+            transformer.set_attention_backend(ATTENTION[settings.attention])
+            try_attention(transformer, ATTENTION[settings.attention])
         except (ImportError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"training.attention: {settings.attention} does not work here ({error}). Set native."
             ) from error
     if settings.compile:
-        import torch
-
         torch._dynamo.config.recompile_limit = max(MOST_SHAPES, torch._dynamo.config.recompile_limit)
-        transformer.compile_repeated_blocks()  # pyright: ignore[reportCallIssue]
+        transformer.compile_repeated_blocks()
