@@ -22,7 +22,7 @@ from likeness.errors import UserError
 from likeness.lora.files import read_lora
 from likeness.store import canonical_json
 from likeness.tables import read_rows
-from likeness.training.launch import SCRIPTS, launcher
+from likeness.training.launch import JOB, SCRIPTS, WORKER, launcher
 from likeness.training.team import Team
 from likeness.workflow import Plan
 
@@ -184,6 +184,22 @@ def processes_with(text: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def test_a_worker_whose_job_is_dead_before_it_looks_ends(tmp_path, monkeypatch):
+    """Its launcher may have died while the worker was still loading, so that no signal reaches it."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    monkeypatch.setenv(JOB, str(gone.pid))
+    done = subprocess.run(
+        [sys.executable, "-m", WORKER, str(tmp_path / "job.json")],
+        env=os.environ | {"PYTHONPATH": str(SCRIPTS)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 1 and "the job that this worker belongs to is dead" in done.stderr
 
 
 @pytest.mark.slow

@@ -86,7 +86,7 @@ def computed_steps(project: Project) -> int:
 def unlock(project: Project) -> subprocess.CompletedProcess[str]:
     """The first command of `make unlock`; the second is Snakemake's own --unlock."""
     steps = subprocess.run(
-        ["make", "-n", "unlock"], cwd=HOUSE, capture_output=True, text=True, check=True
+        ["make", "--no-print-directory", "-n", "unlock"], cwd=HOUSE, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert [line.split("bin/python ")[-1] for line in steps][-2:] == [
         "scripts/unlock_results.py",

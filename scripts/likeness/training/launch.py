@@ -23,6 +23,8 @@ from likeness.training.job import TrainingJob
 SCRIPTS = Path(__file__).resolve().parents[2]
 WORKER = "likeness.training.worker"
 PARENT_DEATH_SIGNAL = 1
+JOB = "LIKENESS_TRAINING_JOB"
+"""Variable with the process id of the job that the workers belong to."""
 
 
 def launch(job: TrainingJob) -> int:
@@ -59,6 +61,7 @@ def environment_of(leases: ExitStack, settings: TrainingSettings) -> dict[str, s
 
     paths = [str(SCRIPTS), *filter(None, [os.environ.get("PYTHONPATH")])]
     found = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": str(settings.cpu_threads)}
+    found[JOB] = str(os.getpid())
     if torch.cuda.is_available():
         devices = visible_devices(torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES"))
         places = leases.enter_context(lease_devices(devices, settings.processes))
@@ -69,3 +72,10 @@ def environment_of(leases: ExitStack, settings: TrainingSettings) -> dict[str, s
 def end_with_parent() -> None:
     """Let the kernel end this process when its parent dies, also where that was killed and can say no word."""
     ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGTERM)
+
+
+def end_with_job() -> None:
+    """Let this worker end when its launcher does, and now where both are dead already: no signal tells of that any more."""
+    end_with_parent()
+    if not Path(f"/proc/{os.environ[JOB]}").exists():
+        sys.exit("the job that this worker belongs to is dead")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from likeness.errors import TransientError, UserError
 from likeness.training.job import TrainingJob
-from likeness.training.launch import end_with_parent
+from likeness.training.launch import end_with_job
 from likeness.training.run import run_training
 from likeness.training.team import Team
 
@@ -30,7 +30,7 @@ def main(job: TrainingJob) -> None:
 
 
 if __name__ == "__main__":
-    end_with_parent()
+    end_with_job()
     logging.getLogger("bitsandbytes.backends").setLevel(logging.ERROR)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     main(TrainingJob.from_record(json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))))
