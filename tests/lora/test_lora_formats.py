@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -216,7 +217,10 @@ PAIR = {f"transformer.x_embedder.lora_{side}.weight": torch.ones(2, 2) for side 
         ({**PAIR, "transformer.proj_out.alpha": torch.ones(())}, "has only alpha"),
         ({**PAIR, "transformer.x_embedder.lora_A.weight": torch.ones(3, 2)}, r"shapes \(3, 2\) and \(2, 2\)"),
         ({**PAIR, "transformer.x_embedder.lora_A.weight": torch.ones(2, 2, dtype=torch.int8)}, "int8"),
+        ({**PAIR, "transformer.x_embedder.alpha": torch.ones(2)}, r"shape \(2,\); an alpha is one number"),
+        ({**PAIR, "transformer.x_embedder.alpha": torch.tensor(torch.nan)}, "NaN or infinite"),
         ({"transformer.x_embedder.weight": torch.ones(2, 2)}, "not a LoRA weight"),
+        ({"unet.mid_block.proj_out.lora_A.weight": torch.ones(2, 2)}, "another model family"),
         ({"transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight": torch.ones(2, 2)}, "module of FLUX.1"),
         ({"transformer.single_transformer_blocks.0.proj_mlp.lora_A.weight": torch.ones(2, 2)}, "module of FLUX.1"),
         ({"lora_unet_double_blocks_0_img_mod_lin.lora_down.weight": torch.ones(2, 2)}, "another model family"),
@@ -233,6 +237,40 @@ def test_what_cannot_be_read_is_named(tensors, message):
     with pytest.raises(UserError, match=message) as error:
         parse_lora(tensors, {}, "LoRA file some.safetensors")
     assert "some.safetensors" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [torch.int64, torch.int32, torch.uint8])
+def test_an_alpha_may_be_a_whole_number(kind):
+    """kohya's networks register it as torch.tensor(alpha), int64 where the setting is one."""
+    module = parse_lora({**PAIR, "transformer.x_embedder.alpha": torch.tensor(6, dtype=kind)}, {}, "file").modules
+    assert module["x_embedder"].scale == 3.0
+
+
+def test_the_double_blocks_other_name_is_the_loaders(adapted, tmp_path):
+    """Oracle: diffusers' loader, which takes the alias where it converts names."""
+    generator = torch.Generator().manual_seed(0)
+    stem, size = "diffusion_model.sformer_blocks.1.attn.to_k", (64, 4)
+    tensors = {f"{stem}.lora_A.weight": torch.randn(*size[::-1], generator=generator)}
+    path = save(tmp_path, {**tensors, f"{stem}.lora_B.weight": torch.randn(*size, generator=generator)})
+    assert list(read_lora(path).modules) == ["transformer_blocks.1.attn.to_k"]
+    assert verify_lora(path, adapted[0], 1).modules == 1
+
+
+@pytest.mark.parametrize(
+    ("prefix", "name"),
+    [
+        ("model.diffusion_model.", "double_blocks.0.img_attn.qkv"),
+        ("transformer.model.", "single_transformer_blocks.3.attn.to_out"),
+        ("lora_other_", "double_blocks_0_img_attn_qkv"),
+        ("net_", "single_transformer_blocks_3_attn_to_out"),
+    ],
+)
+def test_an_unknown_prefix_is_called_so_and_not_another_family(prefix, name):
+    tensors = {f"{prefix}{name}.lora_{side}.weight": torch.ones(3, 3) for side in "AB"}
+    with pytest.raises(
+        UserError, match=f"the unknown prefix {re.escape(repr(prefix))}; the name behind it is FLUX.2's"
+    ):
+        parse_lora(tensors, {}, "file")
 
 
 def test_factors_of_two_types_are_read_in_one_that_holds_both():

@@ -14,7 +14,7 @@ from likeness.klein.family import KLEIN_4B, KLEIN_9B, layout_of, linear_shapes, 
 from likeness.lora.adapter import Lora
 from likeness.lora.comfyui import comfyui_tensors
 from likeness.lora.families import FLUX2_DEV, family_by_shapes, foreign_family
-from likeness.lora.files import save_lora
+from likeness.lora.files import loaded_modules, loaded_skeleton, read_lora, save_lora
 from likeness.lora.inspect import inspect_lora
 
 
@@ -156,3 +156,91 @@ def test_what_is_no_lora_is_one_error(tensors, message, tmp_path):
     save_file(tensors, tmp_path / "x.safetensors")
     with pytest.raises(UserError, match=message):
         inspect_lora(tmp_path / "x.safetensors")
+
+
+LAYOUT_KEYS = {
+    "diffusers": "transformer.transformer_blocks.0.attn.to_add_out",
+    "original names": "diffusion_model.double_blocks.0.txt_attn.proj",
+    "original names, fused": "diffusion_model.double_blocks.0.txt_attn.qkv",
+    "diffusers' names under diffusion_model": "diffusion_model.transformer_blocks.0.attn.to_add_out",
+    "an export's alias": "diffusion_model.sformer_blocks.0.attn.to_add_out",
+    "peft": "base_model.model.transformer_blocks.0.attn.to_add_out",
+    "peft, original names": "base_model.model.double_blocks.0.txt_attn.proj",
+    "kohya": "lora_unet_double_blocks_0_txt_attn_proj",
+    "kohya, diffusers' names": "lora_unet_transformer_blocks_0_attn_to_add_out",
+    "kohya, other prefix": "lora_transformer_double_blocks_0_txt_attn_proj",
+    "diffusers, down and up": "transformer.transformer_blocks.0.attn.to_add_out",
+    "original names, down and up": "diffusion_model.double_blocks.0.txt_attn.proj",
+    "lycoris": "lycoris_transformer_blocks_0_attn_to_add_out",
+    "lycoris, original names": "lycoris_double_blocks_0_txt_attn_proj",
+    "bare": "transformer_blocks.0.attn.to_add_out",
+}
+
+
+def loads(path) -> bool:
+    """Oracle: whether diffusers' own loader puts the file on a module."""
+    try:
+        return bool(loaded_modules(loaded_skeleton(path, KLEIN_4B)))
+    except UserError:
+        return False
+
+
+@pytest.mark.parametrize("title", LAYOUT_KEYS)
+@pytest.mark.parametrize("algorithm", ["LoRA", "LoKr"])
+@pytest.mark.parametrize("alpha", [True, False])
+def test_a_layout_is_said_to_be_refused_exactly_where_diffusers_refuses_it(title, algorithm, alpha, tmp_path):
+    stem, path = LAYOUT_KEYS[title], tmp_path / "x.safetensors"
+    outputs = 3 * 3072 if "fused" in title else 3072
+    words = ("down", "up") if stem.startswith("lora_") or "down" in title else ("A", "B")
+    if algorithm == "LoRA":
+        sides = (f"lora_{words[0]}.weight", f"lora_{words[1]}.weight")
+        tensors = {sides[0]: torch.randn(2, 3072), sides[1]: torch.randn(outputs, 2)}
+    else:
+        tensors = {"lokr_w1": torch.randn(4, 4), "lokr_w2_a": torch.randn(outputs // 4, 2)}
+        tensors["lokr_w2_b"] = torch.randn(2, 768)
+    tensors |= {"alpha": torch.tensor(2.0)} if alpha else {}
+    save_file({f"{stem}.{side}": tensor for side, tensor in tensors.items()}, path)
+    found = inspect_lora(path)
+    assert (found.algorithm, found.family, found.modules) == (algorithm, "klein-4b", 3 if "fused" in title else 1)
+    said = [warning for warning in found.warnings if "convert it" in warning]
+    assert (len(said) == 0) == loads(path), said
+
+
+def test_a_file_of_peft_without_its_config_has_an_untold_scale(tmp_path):
+    path, stem = tmp_path / "adapter_model.safetensors", "base_model.model.transformer_blocks.0.attn.to_q"
+    save_file(
+        {f"{stem}.lora_{side}.weight": torch.ones(3072, 3072)[:2] for side in "A"}
+        | {f"{stem}.lora_B.weight": torch.ones(3072, 2)},
+        path,
+    )
+    assert any("no adapter_config.json lies beside the file" in warning for warning in inspect_lora(path).warnings)
+    (tmp_path / "adapter_config.json").write_text('{"lora_alpha": 4, "r": 2}')
+    for given in (path, tmp_path):
+        found = inspect_lora(given)
+        assert not any("adapter_config" in warning for warning in found.warnings) and found.blocks[0].alpha_low == 4
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_floats_of_one_byte_are_read_exactly_and_it_is_said(dtype, tmp_path):
+    lora = lora_for(KLEIN_4B, [r"^transformer_blocks\.0\.attn\.to_q$"])
+    ((name, module),) = lora.modules.items()
+    factors = [factor.to(dtype) for factor in module[:2]]
+    keys = [f"diffusion_model.{name}.{side}" for side in ("lora_A.weight", "lora_B.weight", "alpha")]
+    save_file(dict(zip(keys, [*factors, torch.tensor(2.0).to(dtype)], strict=True)), tmp_path / "x.safetensors")
+    (read,) = read_lora(tmp_path / "x.safetensors").modules.values()
+    assert read.scale == 1.0 and all(
+        ours.dtype == torch.bfloat16 and torch.equal(ours.double(), theirs.double())
+        for ours, theirs in zip(read[:2], factors, strict=True)
+    )
+    found = inspect_lora(tmp_path / "x.safetensors")
+    assert found.types == [{"e4m3fn": "F8_E4M3", "e5m2": "F8_E5M2"}[str(dtype).rpartition("float8_")[2]]]
+    for text in ("stored in 8 bits", "holds whole numbers only up to"):
+        assert any(text in warning for warning in found.warnings)
+
+
+def test_a_folder_that_diffusers_saved_is_read(tmp_path):
+    lora = lora_for(KLEIN_4B, [r"^transformer_blocks\.0\.attn\.to_q$"])
+    with pytest.raises(UserError, match=r"no adapter_model\.safetensors and no pytorch_lora_weights\.safetensors"):
+        inspect_lora(tmp_path)
+    save_lora(tmp_path / "pytorch_lora_weights.safetensors", lora, {})
+    assert inspect_lora(tmp_path).modules == 1

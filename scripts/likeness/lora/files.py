@@ -43,6 +43,7 @@ __all__ = [
 ]
 _RESERVED = {METADATA_KEY, "format"}
 _LOADED_TOLERANCE = 1e-3
+_SAVED_NAMES = ("adapter_model.safetensors", "pytorch_lora_weights.safetensors")
 
 
 class Verified(NamedTuple):
@@ -130,15 +131,20 @@ def write_tensors(
 def read_lora(path: Path) -> Lora:
     """Read a LoRA of any known format; UserError names the file and what is wrong with it (see `parse_lora`).
 
-    A folder of PEFT is read through its adapter_model.safetensors; an adapter_config.json beside a file counts for
-    PEFT's layout only. Tensors keep the type of the file.
+    Of a folder the file is read that PEFT or diffusers saved there; an adapter_config.json beside a file counts for
+    PEFT's layout only. Tensors keep the type of the file, except for floats of one byte, which become bfloat16.
     """
     return open_lora(path).loaded()
 
 
 def file_of(path: Path) -> Path:
-    """The file itself, or the one inside a folder of PEFT."""
-    return path / "adapter_model.safetensors" if path.is_dir() else path
+    """The file itself, or the one inside a folder that PEFT or diffusers saved; UserError for any other folder."""
+    if not path.is_dir():
+        return path
+    found = [path / name for name in _SAVED_NAMES if (path / name).is_file()]
+    if not found:
+        raise UserError(f"folder {path} holds no {' and no '.join(_SAVED_NAMES)}. Name the LoRA file itself.")
+    return found[0]
 
 
 def open_lora(path: Path, lokr_rank: int | None = None) -> Lora:
@@ -149,7 +155,7 @@ def open_lora(path: Path, lokr_rank: int | None = None) -> Lora:
     """
     path = file_of(path)
     tensors = MappedTensors(path)
-    return outline_lora(tensors, tensors.metadata, f"LoRA file {path}", _peft_config(path, tensors), lokr_rank)
+    return outline_lora(tensors, tensors.metadata, f"LoRA file {path}", peft_config(path, tensors), lokr_rank)
 
 
 def verify_lora(
@@ -261,7 +267,8 @@ def _quiet_loader():
         logging.set_verbosity(level)
 
 
-def _peft_config(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
+def peft_config(path: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, Any] | None:
+    """The adapter_config.json beside a file in PEFT's layout; None where there is none, UserError where it is torn."""
     config = path.parent / "adapter_config.json"
     if not config.is_file() or not any(key.startswith("base_model.model.") for key in tensors):
         return None

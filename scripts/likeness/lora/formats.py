@@ -18,7 +18,7 @@ import torch
 from likeness.errors import UserError
 from likeness.lora.adapter import Lora, LoraModule, widened
 from likeness.lora.lokr import SIDES, is_lokr, lokr_module
-from likeness.lora.names import NORM_OUT, is_own_name, own_names, underscored_names
+from likeness.lora.names import NORM_OUT, is_own_name, own_names, strange_prefix, underscored_names, without_alias
 
 METADATA_KEY = "lora_adapter_metadata"
 """Where diffusers keeps the adapter's config (JSON, keys prefixed by 'transformer.') in a file's metadata."""
@@ -137,7 +137,7 @@ class _OutlinedModules(Mapping[str, LoraModule]):
         parts = {}
         for side, key in self.sides[name].items():
             parts[side] = self.tensors[key]
-            _check_values(parts[side], key, self.where)
+            _check_values(parts[side], key, side, self.where)
         if is_lokr(parts):
             module = lokr_module(parts, self.lokr_rank, f"{self.where}: {name!r}")
         else:
@@ -167,6 +167,8 @@ def _factor(key: str, where: str) -> Factor:
         name, side = match["name"], _SIDES.get(match["side"], match["side"])
     if format_name == "kohya":
         name = underscored_names().get(name, name)
+    elif format_name in ("comfyui", "peft"):
+        name = without_alias(name)
     if not is_own_name(name) and own_names(name) is None:
         raise UserError(_unknown_module(key, name, where))
     return Factor(format_name, name, side)
@@ -178,6 +180,12 @@ def _unknown_module(key: str, name: str, where: str) -> str:
     separate_in_single = name.startswith("single_") and re.search(r"to_[qkv]$", name)
     if separate_in_single or any(part in key for part in _FLUX1_NAMES):
         return f"{where}: {key!r} is a module of FLUX.1, not of FLUX.2 [klein]: it is a LoRA of another model family."
+    prefix = strange_prefix(key[: key.rindex(name) + len(name)]) if name in key else None
+    if prefix:
+        return (
+            f"{where}: {key!r} begins with the unknown prefix {prefix!r}; the name behind it is FLUX.2's. Known are "
+            f"{', '.join(_PREFIXES)} and none: rename the keys, or save the LoRA in another format."
+        )
     return f"{where}: {key!r} is no module of FLUX.2 [klein]: it is a LoRA of another model family."
 
 
@@ -192,8 +200,10 @@ def _refuse_other_algorithms(tensors: Mapping[str, torch.Tensor], where: str) ->
                 )
 
 
-def _check_values(tensor: torch.Tensor, key: str, where: str) -> None:
-    if not tensor.is_floating_point():
+def _check_values(tensor: torch.Tensor, key: str, side: str, where: str) -> None:
+    if side == "alpha" and tensor.numel() != 1:
+        raise UserError(f"{where}: {key!r} has the shape {tuple(tensor.shape)}; an alpha is one number.")
+    if side != "alpha" and not tensor.is_floating_point():
         raise UserError(f"{where}: {key!r} has the type {tensor.dtype}; only floating-point LoRAs can be read.")
     # The extremes are many times faster to find than isfinite of each value is, and NaN spreads into both.
     if tensor.numel() and not torch.isfinite(torch.stack(torch.aminmax(tensor))).all():

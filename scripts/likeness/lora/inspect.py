@@ -16,14 +16,18 @@ from likeness.klein.family import linear_shapes
 from likeness.lora.adapter import Lora, LoraModule
 from likeness.lora.factors import energy
 from likeness.lora.families import LAYOUTS, family_by_shapes, foreign_family
-from likeness.lora.files import file_of, open_lora
+from likeness.lora.files import file_of, open_lora, peft_config
 from likeness.lora.formats import METADATA_KEY
+from likeness.lora.names import is_own_name, own_names, underscored_names, without_alias
 from likeness.lora.operation import in_order
 from likeness.lora.stream import MappedTensors
 
 _LOKR_RANK = 64
 _BLOCK = re.compile(r"^((?:single_)?transformer_blocks\.\d+)\.")
+_PREFIX = re.compile(r"^(diffusion_model|base_model\.model)\.")
 _OUTSIDE = "outside the blocks"
+_COARSE = {"BF16": ("bfloat16", 256), "F8_E4M3": ("float8_e4m3", 16), "F8_E5M2": ("float8_e5m2", 8)}
+"""Types that round whole numbers: their title, and the number up to which all of them are held."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +88,12 @@ def inspect_lora(path: Path, threads: int = 1) -> Inspection:
 
 def coarse_alphas(tensors: MappedTensors) -> list[str]:
     """A warning where alpha is stored in a type that rounds it; only types are looked at."""
-    if not any(key.endswith(".alpha") and tensors.type_name(key) == "BF16" for key in tensors):
-        return []
-    return ["alpha is stored as bfloat16, which holds whole numbers only up to 256: check it if it is larger."]
+    types = {tensors.type_name(key) for key in tensors if key.endswith(".alpha")}
+    return [
+        f"alpha is stored as {title}, which holds whole numbers only up to {most}: check it if it is larger."
+        for name, (title, most) in _COARSE.items()
+        if name in types
+    ]
 
 
 def _foreign(file: Path, tensors: MappedTensors, family: str, reason: str) -> Inspection:
@@ -164,15 +171,10 @@ def _warnings(
     energies: Mapping[str, float],
     in_blocks: list[str],
 ) -> list[str]:
-    warnings = []
-    alphas = [key for key in tensors if key.endswith(".alpha")]
-    warnings += coarse_alphas(tensors)
-    if not alphas and METADATA_KEY not in tensors.metadata and lora.format != "peft":
-        warnings.append("neither metadata nor alpha tell the scale: it is read as 1 (alpha = rank).")
-    if alphas and lora.format in ("comfyui", "diffusers"):
-        warnings.append("diffusers refuses this layout with alpha keys: convert it (scripts/convert_lora.py).")
-    if lora.format == "bare":
-        warnings.append("diffusers loads no module of a file without prefix: convert it (scripts/convert_lora.py).")
+    warnings = [*coarse_alphas(tensors), *_untold_scale(tensors, lora), *_refused_by_diffusers(tensors, lora)]
+    bytes_of_one = {tensors.type_name(key) for key in tensors} & {"F8_E4M3", "F8_E5M2"}
+    if bytes_of_one:
+        warnings.append(f"values are stored in 8 bits ({', '.join(sorted(bytes_of_one))}): they are read as bfloat16.")
     zero = [name for name in modules if energies[name] == 0]
     if zero:
         warnings.append(f"{len(zero)} of {len(modules)} modules change nothing (first {zero[0]!r}).")
@@ -186,3 +188,44 @@ def _warnings(
     if len({module.rank for module in modules.values()}) > 1:
         warnings.append("ranks differ between modules: tools that expect one rank may refuse it.")
     return warnings
+
+
+def _untold_scale(tensors: MappedTensors, lora: Lora) -> list[str]:
+    """A warning where nothing says the scale."""
+    if any(key.endswith(".alpha") for key in tensors) or METADATA_KEY in tensors.metadata:
+        return []
+    if peft_config(tensors.path, tensors) is not None:
+        return []
+    also = "no adapter_config.json lies beside the file, and " if lora.format == "peft" else ""
+    return [f"{also}neither metadata nor alpha tell the scale: it is read as 1 (alpha = rank)."]
+
+
+def _refused_by_diffusers(tensors: MappedTensors, lora: Lora) -> list[str]:
+    """A warning where diffusers' loader takes nothing of the file, and why.
+
+    Source: diffusers Flux2LoraLoaderMixin.lora_state_dict, which has one converter for kohya's factors, one for names
+    under `diffusion_model.`, and three for LoKr.
+    """
+    keys = list(tensors)
+    names = {key.partition(".lora_" if ".lora_" in key else ".lokr_")[0] for key in keys if not key.endswith(".alpha")}
+    alphas, converted = any(key.endswith(".alpha") for key in keys), lora.format in ("comfyui", "peft")
+    why = ""
+    if _algorithm(tensors) == "LoKr":
+        if converted and any(is_own_name(without_alias(_PREFIX.sub("", name))) for name in names):
+            why = "reads a LoKr under this prefix by original names only"
+        elif lora.format == "kohya" and not all(
+            re.match(r"lycoris_(single_)?transformer_blocks_", name) for name in names
+        ):
+            why = "reads no LoKr of these names"
+        elif alphas and lora.format == "diffusers":
+            why = "refuses this layout with alpha keys"
+    elif any(".lora_down.weight" in key for key in keys):
+        if not all(own_names(underscored_names().get(name.removeprefix("lora_unet_"), "")) for name in names):
+            why = (
+                "loads no module of a file with lora_down whose names are not kohya's, lora_unet_ and the original ones"
+            )
+    elif lora.format in ("bare", "kohya"):
+        why = "loads no module of a file without prefix" if lora.format == "bare" else "loads no module of these names"
+    elif alphas:
+        why = "refuses this layout with alpha keys"
+    return [f"diffusers {why}: convert it (scripts/convert_lora.py)."] if why else []

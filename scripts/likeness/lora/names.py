@@ -14,6 +14,9 @@ from likeness.klein.family import Layout
 NORM_OUT = "norm_out.linear"
 """Its output's two halves are swapped between the two layouts, and loaders disagree about it in LoRA files."""
 
+_ALIAS = "sformer_blocks."
+"""What some exports call the double blocks; diffusers' loader takes it where it converts names."""
+
 _GLOBAL = {
     "img_in": "x_embedder",
     "txt_in": "context_embedder",
@@ -36,6 +39,7 @@ _DOUBLE = {
     "txt_mlp.2": ("ff_context.linear_out",),
 }
 _SINGLE = {"linear1": "attn.to_qkv_mlp_proj", "linear2": "attn.to_out"}
+_BLOCKS = re.compile(r"(double|single|transformer|single_transformer)_blocks\.")
 _MOST_BLOCKS = 100
 
 
@@ -62,10 +66,26 @@ def own_names(original: str) -> tuple[str, ...] | None:
     return original_names(_MOST_BLOCKS, _MOST_BLOCKS).get(original)
 
 
+def without_alias(name: str) -> str:
+    """A diffusers name as the model has it, where an export wrote the double blocks' other name."""
+    return f"transformer_blocks.{name.removeprefix(_ALIAS)}" if name.startswith(_ALIAS) else name
+
+
 def is_own_name(name: str) -> bool:
     """Whether diffusers' model could have a linear module of this name, with any number of blocks."""
     general = re.sub(r"^((?:single_)?transformer_blocks)\.\d+\.", r"\1.0.", name)
     return any(general in group for group in original_names(1, 1).values())
+
+
+def strange_prefix(name: str) -> str | None:
+    """What stands before a block's module of either naming, with dots or underscores; None where there is no such module."""
+    for separator in (".", "_"):
+        for found in re.finditer(re.escape(separator), name):
+            rest = name[found.end() :]
+            rest = rest if separator == "." else underscored_names().get(rest, rest)
+            if _BLOCKS.match(rest) and (is_own_name(rest) or own_names(rest)):
+                return name[: found.end()]
+    return None
 
 
 @cache

@@ -44,7 +44,8 @@ class MappedTensors(Mapping[str, torch.Tensor]):
     """A safetensors file's tensors, each mapped from the file when asked for; the file is opened anew now and then.
 
     Pages of a mapped file count as the process's memory while it is open, so a file that is read once from front to
-    back would count in full. UserError where the file is absent, torn, empty or a pickle.
+    back would count in full. Floating-point types of one byte, in which nothing can be computed, are given as bfloat16,
+    which holds all their values. UserError where the file is absent, torn, empty or a pickle.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +63,7 @@ class MappedTensors(Mapping[str, torch.Tensor]):
                 self._file, self._read_bytes = _opened(self.path), 0
             tensor = self._file.get_tensor(key)
             self._read_bytes += tensor.nbytes
-        return tensor
+        return tensor.bfloat16() if tensor.is_floating_point() and tensor.itemsize == 1 else tensor
 
     def __contains__(self, key: object) -> bool:
         return key in self._keys
