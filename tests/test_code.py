@@ -19,7 +19,8 @@ def modules_of_tree(source: Path) -> set[Path]:
             names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names if alias.name.split(".")[0] == "likeness"}
-    return {file for name in names if (file := SCRIPTS / f"{name.replace('.', '/')}.py").exists()}
+    files = {SCRIPTS / f"{name.replace('.', '/')}{end}" for name in names for end in (".py", "/__init__.py")}
+    return {file for file in files if file.exists()}
 
 
 def test_imports_are_those_of_the_syntax_tree() -> None:
@@ -49,3 +50,8 @@ def test_a_programs_files_reach_through_its_modules() -> None:
     found = {path.relative_to(SCRIPTS).as_posix() for path in files_of_program("index_photos")}
     assert {"index_photos.py", "likeness/photos/index.py", "likeness/packs.py", "likeness/store.py"} <= found
     assert not any("training" in name for name in found)
+
+
+def test_a_package_that_is_imported_by_its_name_is_code_as_well() -> None:
+    for program in ("choose_checkpoint", "make_surgery", "publish_lora"):
+        assert SCRIPTS / "likeness/evaluation/metrics/__init__.py" in files_of_program(program), program

@@ -25,7 +25,8 @@ def modules_of(source: Path) -> frozenset[Path]:
     names: set[str] = set()
     for package, listed, module in IMPORTS.findall(source.read_text(encoding="utf-8")):
         names |= {package or module, *(f"{package}.{name}" for name in re.findall(r"\w+", listed))}
-    files = (SCRIPTS / f"{name.replace('.', '/')}.py" for name in names)
+    places = (SCRIPTS / name.replace(".", "/") for name in names)
+    files = (file for place in places for file in (place.with_name(f"{place.name}.py"), place / "__init__.py"))
     return frozenset(file for file in files if file.exists())
 
 
