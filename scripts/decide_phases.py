@@ -57,7 +57,7 @@ def main() -> Work:
             print(f"phase {name}: {len(rows)} of {len(samples)} kept until losses decide")
         write_table(folder / "holdout.parquet", HOLDOUT, decision.holdout)
         write_table(folder / "decisions.parquet", DECISIONS, decision.decisions, as_about(STAGE, VERSION, stage))
-        write_held_out(folder / HELD_OUT, decision.held)
+        write_held_out(folder / HELD_OUT, decision.remembered)
     for warning in decision.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     return Work()

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.phases.fabricate import World, names_kept, row_for
+from tests.phases.fabricate import GOOD, World, names_kept, row_for
 
 from likeness.config.quality import QualityLimits
 from likeness.errors import UserError
@@ -369,6 +369,23 @@ def test_a_held_out_photo_that_is_gone_or_unusable_is_replaced() -> None:
     world.change(first[0].id, "quality", sharpness=1.0)
     again = decide_again(world, first)
     assert again[0].id == first[1].id and len(again) == 2 and first[0].id not in {held.id for held in again}
+
+
+def test_undoing_an_edit_brings_back_what_was_held_out_and_with_it_the_manifests() -> None:
+    world = World()
+    for index in range(10):
+        world.add(f"photo-{index}")
+    first = world.decide(held_out=2)
+    gone = first.held[0].id
+    world.change(gone, "quality", sharpness=1.0)
+    edited = world.decide(held_out=2, held_before=first.remembered)
+    assert gone not in {held.id for held in edited.held} and edited.manifests != first.manifests
+    world.change(gone, "quality", sharpness=GOOD["sharpness"])
+    undone = world.decide(held_out=2, held_before=edited.remembered)
+    assert undone.held == first.held and undone.manifests == first.manifests
+    assert [held.id for held in undone.remembered] == [held.id for held in edited.remembered]
+    fewer = world.decide(held_out=1, held_before=undone.remembered)
+    assert world.decide(held_out=2, held_before=fewer.remembered).manifests == first.manifests
 
 
 def decide_again(world: World, held_before: list[HeldOut]) -> list[HeldOut]:

@@ -52,7 +52,8 @@ class HeldOut:
 class Decision:
     """Rows for the manifests and candidates (by phase), the holdout and the decisions table, lines for the log, what is held out.
 
-    A phase has either a manifest or, where the losses of a training will decide, candidates.
+    A phase has either a manifest or, where the losses of a training will decide, candidates. What was held out once is
+    `remembered` in its old order, for the next decision.
     """
 
     manifests: dict[str, list[dict[str, Any]]]
@@ -61,6 +62,7 @@ class Decision:
     decisions: list[dict[str, Any]]
     warnings: list[str]
     held: list[HeldOut]
+    remembered: list[HeldOut]
 
 
 @dataclass(frozen=True)
@@ -168,15 +170,32 @@ def decide(samples: Sequence[Sample], stage: DecisionStage, held_before: Sequenc
         )
     named = [HeldOut(name, by_name[name].image_sha256 or "") for name in held]
     reasons = decision_rows(samples, final, stage.refined)
-    return Decision(manifests, candidates, holdout_rows(by_name, held, wished), reasons, warnings, named)
+    holdout, remembered = holdout_rows(by_name, held, wished), remember(held_before, samples, named)
+    return Decision(manifests, candidates, holdout, reasons, warnings, named, remembered)
 
 
 def still_there(held_before: Sequence[HeldOut], usable: Sequence[Sample]) -> list[Sample]:
     """Which usable samples were held out before: by their bytes under any name, else by their name."""
-    by_bytes = {sample.image_sha256: sample for sample in usable}
-    by_name = {sample.id: sample for sample in usable}
-    found = [by_bytes.get(held.image_sha256) or by_name.get(held.id) for held in held_before]
-    return list({sample.id: sample for sample in found if sample is not None}.values())
+    found = [sample for sample in as_they_are(held_before, usable) if sample is not None]
+    return list({sample.id: sample for sample in found}.values())
+
+
+def as_they_are(held_before: Sequence[HeldOut], samples: Sequence[Sample]) -> list[Sample | None]:
+    """For each that was held out the sample that it is now, or None where it is gone."""
+    by_bytes = {sample.image_sha256: sample for sample in samples}
+    by_name = {sample.id: sample for sample in samples}
+    return [by_bytes.get(held.image_sha256) or by_name.get(held.id) for held in held_before]
+
+
+def remember(held_before: Sequence[HeldOut], samples: Sequence[Sample], named: Sequence[HeldOut]) -> list[HeldOut]:
+    """All that was ever held out, in its old order and as it is now, then what is held out for the first time.
+
+    A sample that comes back, because an edit is undone, is then held out again before the one that stood in for it: the
+    manifests are those of the day before.
+    """
+    found = zip(held_before, as_they_are(held_before, samples), strict=True)
+    earlier = [HeldOut(now.id, now.image_sha256 or old.image_sha256) if now else old for old, now in found]
+    return list({one.id: one for one in [*earlier, *named]}.values())
 
 
 def check_names(samples: Sequence[Sample], stage: DecisionStage) -> None:

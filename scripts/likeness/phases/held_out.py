@@ -14,7 +14,7 @@ HELD_OUT = "held-out.json"
 
 
 def read_held_out(path: Path) -> list[HeldOut]:
-    """What the last decision held out, in order; nothing where there was none or the file cannot be read."""
+    """What earlier decisions held out, in order; nothing where there was none or the file cannot be read."""
     try:
         return [
             HeldOut(str(entry["id"]), str(entry["image_sha256"]))
@@ -25,5 +25,5 @@ def read_held_out(path: Path) -> list[HeldOut]:
 
 
 def write_held_out(path: Path, held: Sequence[HeldOut]) -> None:
-    """Write what is held out now."""
+    """Write what is held out now, and what was before and may come back."""
     write_atomically(path, (json.dumps([asdict(one) for one in held], indent=1) + "\n").encode())
