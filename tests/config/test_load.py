@@ -183,7 +183,8 @@ def test_phases_change_steps_and_rate_of_a_variant(folder: Path) -> None:
 @pytest.mark.parametrize("path", sorted((HOUSE / "config" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
 def test_examples_pass_without_warnings_and_state_what_to_expect(folder: Path, path: Path) -> None:
     write(folder, path.read_text(encoding="utf-8"), path.stem)
-    assert path.stem in load_project(folder).project.subjects
+    loaded = load_project(folder)
+    assert path.stem in loaded.project.subjects and loaded.warnings == ()
     assert "GPU memory" in path.read_text(encoding="utf-8")
 
 
@@ -215,6 +216,14 @@ def test_rules_of_the_craft_warn_with_their_source(folder: Path, more: str, key:
     assert [warning.key for warning in warnings] == [key]
     assert all(warning.source for warning in warnings)
     write(folder, GOOD)
+    assert load_project(folder).warnings == ()
+
+
+def test_a_style_without_a_judge_is_warned_of(folder: Path) -> None:
+    style = "recipe: style\ntrigger: ink style\nphotos: data/jane\nlimits: {min_face_px: null}\n"
+    write(folder, style + "evaluation: {clip: null}\n")
+    assert [warning.key for warning in load_project(folder).warnings] == ["evaluation.clip"]
+    write(folder, style)
     assert load_project(folder).warnings == ()
 
 

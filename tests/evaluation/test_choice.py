@@ -103,14 +103,35 @@ def test_each_floor_excludes_a_checkpoint_below_it_and_keeps_one_above(metric, l
     for step, likeness, value in ((250, 0.5, good), (500, 0.9, bad)):
         rows += rows_of("main", step, "likeness", likeness) + rows_of("main", step, metric, value)
     ranking = rank(Scores(rows), stage_of(**limit))
-    assert ranking.chosen.step == 250 and list(ranking.failed) == [Checkpoint("main", "main", 500)]
+    assert ranking.chosen.step == 250 and ranking.allowed == (Checkpoint("main", "main", 250),)
     assert rank(Scores(rows), stage_of(**dict.fromkeys(limit))).chosen.step == 500
 
 
 def test_floors_that_nobody_keeps_are_named_and_not_applied():
     rows = rows_of("main", 250, "likeness", 0.5) + rows_of("main", 250, "detected", 0.1)
     record = best_record(rows, stage_of(), {})
-    assert record["step"] == 250 and "no checkpoint keeps all floors (min_detected)" in record["rule"]
+    assert record["step"] == 250 and "no checkpoint keeps all floors: min_detected" in record["rule"]
+
+
+def test_a_floor_that_everybody_misses_takes_no_other_with_it():
+    """A style's prompts show no people: that no face is found must not let a collapsed checkpoint through."""
+    rows = rows_of("base", 0, "diversity", 0.3)
+    for step, likeness, diversity in ((500, 0.7, 0.28), (1000, 0.9, 0.01)):
+        rows += rows_of("main", step, "likeness", likeness) + rows_of("main", step, "diversity", diversity)
+        rows += rows_of("main", step, "detected", 0.0)
+    ranking = rank(Scores(rows), stage_of())
+    assert ranking.chosen.step == 500 and ranking.waived == ("min_detected",)
+    record = best_record(rows, stage_of(), {})
+    assert "keeps all floors: min_detected; 1 checkpoints missed a floor" in record["rule"]
+
+
+def test_where_no_checkpoint_keeps_what_some_keep_no_floor_is_applied():
+    rows = rows_of("base", 0, "diversity", 0.3)
+    for step, likeness, diversity, detected in ((500, 0.7, 0.01, 1.0), (1000, 0.9, 0.3, 0.0)):
+        rows += rows_of("main", step, "likeness", likeness) + rows_of("main", step, "diversity", diversity)
+        rows += rows_of("main", step, "detected", detected)
+    ranking = rank(Scores(rows), stage_of())
+    assert ranking.chosen.step == 1000 and ranking.waived == ("min_detected", "min_diversity")
 
 
 def test_image_without_a_face_counts_as_zero_in_the_ranking():

@@ -165,6 +165,16 @@ def _same_recogniser(subject: Subject) -> Iterator[tuple[str, str, str]]:
         )
 
 
+def _style_without_judge(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    if subject.recipe == "style" and subject.choice.metric is None and subject.evaluation.clip is None:
+        yield (
+            "evaluation.clip",
+            "a style is chosen by style_similarity, which needs a CLIP model; without one no checkpoint is chosen and "
+            "nothing is published. Set evaluation.clip, choice.metric, or pick by hand",
+            "evaluation design",
+        )
+
+
 def _short_phase_chain(subject: Subject) -> Iterator[tuple[str, str, str]]:
     first = next(iter(subject.phases.values()))
     if (
@@ -205,6 +215,7 @@ WARNINGS: tuple[Rule, ...] = (
     _class_prompts,
     _head_swap_padding,
     _same_recogniser,
+    _style_without_judge,
     _short_phase_chain,
     _kind_of_adapter,
 )

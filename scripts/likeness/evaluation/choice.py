@@ -12,7 +12,7 @@ that a checkpoint gains nothing by hiding faces.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
@@ -37,14 +37,16 @@ METRICS_OF_RECIPE = {
 class Ranking:
     """The candidates by mean on the select half, best first, and what became of them.
 
-    `failed` names the floors that a checkpoint misses; `unmeasured` names floors that no number could be held against.
-    `chosen` is None where nothing could be ranked; then `reason` says why.
+    `allowed` are those that keep the floors. `waived` names floors that were not applied, since every checkpoint misses them
+    or none keeps the others together; `unmeasured` names floors that no number could be held against. `chosen` is None
+    where nothing could be ranked; then `reason` says why.
     """
 
     metric: str | None
     ranked: tuple[Checkpoint, ...]
     means: Mapping[Checkpoint, Mapping[Hashable, float]]
-    failed: Mapping[Checkpoint, tuple[str, ...]] = field(default_factory=dict)
+    allowed: tuple[Checkpoint, ...] = ()
+    waived: tuple[str, ...] = ()
     unmeasured: tuple[str, ...] = ()
     best: Checkpoint | None = None
     chosen: Checkpoint | None = None
@@ -63,15 +65,15 @@ def rank(scores: Scores, stage: ChoiceStage) -> Ranking:
     height = {checkpoint: sign * sum(values.values()) / len(values) for checkpoint, values in means.items()}
     place = {checkpoint: number for number, checkpoint in enumerate(candidates)}
     ranked = tuple(sorted(means, key=lambda checkpoint: (-height[checkpoint], place[checkpoint])))
-    failed, unmeasured = _floors(scores, ranked, stage)
-    allowed = [checkpoint for checkpoint in ranked if not failed.get(checkpoint)] or list(ranked)
+    missed, unmeasured = _floors(scores, ranked, stage)
+    allowed, waived = _keeping(ranked, missed)
     best = allowed[0]
     chosen = next(
         checkpoint
         for checkpoint in sorted(allowed, key=lambda checkpoint: place[checkpoint])
         if _is_as_good(means[checkpoint], means[best], sign, stage.choice.standard_errors)
     )
-    return Ranking(metric, ranked, means, failed, unmeasured, best, chosen)
+    return Ranking(metric, ranked, means, allowed, waived, unmeasured, best, chosen)
 
 
 def _is_as_good(
@@ -101,9 +103,9 @@ def _metric_of(scores: Scores, candidates: Sequence[Checkpoint], stage: ChoiceSt
 
 def _floors(
     scores: Scores, ranked: Sequence[Checkpoint], stage: ChoiceStage
-) -> tuple[dict[Checkpoint, tuple[str, ...]], tuple[str, ...]]:
-    """Hold every checkpoint against the floors; a floor whose metric is null everywhere is named as unmeasured."""
-    failed: dict[Checkpoint, list[str]] = {}
+) -> tuple[dict[Checkpoint, set[str]], tuple[str, ...]]:
+    """The floors that each checkpoint misses, and those without a number: whose metric is null everywhere, or the base's is."""
+    missed: dict[Checkpoint, set[str]] = {checkpoint: set() for checkpoint in ranked}
     unmeasured: list[str] = []
     for name, metric, limit, is_floor in _limits(scores, stage):
         values = {checkpoint: scores.mean(checkpoint, SELECT, metric) for checkpoint in ranked}
@@ -112,9 +114,22 @@ def _floors(
             continue
         for checkpoint, value in values.items():
             if value is None or (value < limit if is_floor else value > limit):
-                shown = "nothing" if value is None else f"{value:.3f}"
-                failed.setdefault(checkpoint, []).append(f"{name} ({shown}, limit {limit:.3f})")
-    return {checkpoint: tuple(names) for checkpoint, names in failed.items()}, tuple(unmeasured)
+                missed[checkpoint].add(name)
+    return missed, tuple(unmeasured)
+
+
+def _keeping(
+    ranked: tuple[Checkpoint, ...], missed: Mapping[Checkpoint, set[str]]
+) -> tuple[tuple[Checkpoint, ...], tuple[str, ...]]:
+    """The checkpoints that keep the floors, and the floors that are waived.
+
+    A floor that every checkpoint misses tells none from another: it is waived alone, so that it does not take the others
+    with it. Where no checkpoint keeps all the rest, none is applied.
+    """
+    by_all = set[str].intersection(*missed.values())
+    kept = tuple(checkpoint for checkpoint in ranked if missed[checkpoint] <= by_all)
+    waived = by_all if kept else set[str].union(*missed.values())
+    return kept or ranked, tuple(sorted(waived))
 
 
 def _limits(scores: Scores, stage: ChoiceStage) -> list[tuple[str, str, float | None, bool]]:
@@ -139,10 +154,7 @@ def finalists(ranking: Ranking, stage: ChoiceStage, candidates: Sequence[Checkpo
 
     Raises UserError for a pick that no table knows.
     """
-    allowed = [checkpoint for checkpoint in ranking.ranked if not ranking.failed.get(checkpoint)] or list(
-        ranking.ranked
-    )
-    wanted = set(allowed[: stage.finalists])
+    wanted = set(ranking.allowed[: stage.finalists])
     wanted |= {checkpoint for checkpoint in (ranking.chosen, picked(stage, candidates)) if checkpoint}
     order = [*ranking.ranked, *(checkpoint for checkpoint in candidates if checkpoint not in ranking.ranked)]
     return [checkpoint for checkpoint in order if checkpoint in wanted]
@@ -244,17 +256,15 @@ def _rule(ranking: Ranking, stage: ChoiceStage, pick: Checkpoint | None) -> str:
         text = f"no choice: {ranking.reason}"
         return f"picked by hand ({pick}); otherwise {text}" if pick else text
     among = f"{len(ranking.ranked)} checkpoints"
-    kept = [checkpoint for checkpoint in ranking.ranked if not ranking.failed.get(checkpoint)]
     order = "lowest" if lower_is_better(ranking.metric) else "highest"
     text = (
         f"earliest of {among} within {stage.choice.standard_errors:g} standard error of the {order} {ranking.metric} "
         f"on the select half ({ranking.best})"
     )
-    if not kept:
-        misses = "; ".join(sorted({name.split(" ")[0] for names in ranking.failed.values() for name in names}))
-        text += f"; no checkpoint keeps all floors ({misses}), so none was applied"
-    elif len(kept) < len(ranking.ranked):
-        text += f"; {len(ranking.ranked) - len(kept)} checkpoints missed a floor"
+    if ranking.waived:
+        text += f"; not applied, since no checkpoint keeps all floors: {', '.join(ranking.waived)}"
+    if len(ranking.allowed) < len(ranking.ranked):
+        text += f"; {len(ranking.ranked) - len(ranking.allowed)} checkpoints missed a floor"
     if ranking.unmeasured:
         text += f"; floors without a measurement: {', '.join(ranking.unmeasured)}"
     if ranking.metric not in ("likeness", *METRICS_OF_RECIPE[stage.recipe][:1]):
