@@ -28,6 +28,8 @@ WANTED = {"pose": "sitting", "scene": "a beach"}
         '{"Pose": "sitting", "location": "a beach", "mood": "calm", "props": "none", "clothing": "N/A"}',
         '{"pose": ["sitting"], "scene": {"place": "a beach"}, "props": [], "clothing": null}',
         "{“pose”: “sitting”, “scene”: “a beach”}",
+        '{"pose": “sitting”, "scene": "a beach"}',
+        'pose: "sitting"\nscene: “a beach”\nclothing: “none”',
         '{"pose": "sitting", "scene": "a beach", "props": "a half-told st',
         "**pose**: sitting\n- scene: a beach",
         '<|im_start|>{"pose": "sitting", "scene": "a beach"}<|im_end|>',
@@ -39,6 +41,27 @@ def test_finds_the_fields(text: str) -> None:
     parsed = parse_answer(text, NAMES)
     assert parsed.fields == WANTED
     assert parsed.problem == ""
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "black t-shirt reading “HELLO WORLD” and blue jeans",
+        "“Metallica” band t-shirt",
+        "a shirt with ‘no’ on it, jeans",
+    ],
+)
+def test_quotes_inside_a_value_tear_nothing(said: str) -> None:
+    wanted = {"pose": "sitting", "clothing": said, "scene": "a beach"}
+    whole = json.dumps(wanted, ensure_ascii=False)
+    assert parse_answer(whole, NAMES).fields == wanted
+    torn = whole[: whole.index("beach")]
+    assert parse_answer(torn, NAMES).fields == {"pose": "sitting", "clothing": said}
+
+
+@pytest.mark.parametrize("said", ['t-shirt reading "HELLO"', '"HELLO" and "WORLD"', "the boys' shirt, the girl's 'X'"])
+def test_quotes_at_the_edge_of_a_line_stay_with_their_partner(said: str) -> None:
+    assert parse_answer(f"clothing: {said}", NAMES).fields == {"clothing": said}
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,11 @@ def test_what_stands_twice_is_said_once_and_the_trigger_is_taken_out() -> None:
         ("snake_case stays", "snake_case stays"),
         ("NASA suit.", "NASA suit"),
         (", , a hat, ,", "a hat"),
+        ("“Metallica” band t-shirt", '"Metallica" band t-shirt'),
+        ("Change the sign from “OPEN” to “CLOSED”.", 'change the sign from "OPEN" to "CLOSED"'),
+        ('"Sitting on a wall."', "sitting on a wall"),
+        ("'a torn end", "a torn end"),
+        ("the girl's 'X'", "the girl's 'X'"),
     ],
 )
 def test_values_are_cleaned(value: str, line: str) -> None:

@@ -2,6 +2,7 @@
 
 Servers that accept `response_format` may ignore it, so nothing is believed: thoughts and code fences are cut away, every
 JSON object in the text is tried, also with trailing commas, Python quotes or a torn end, and then lines `key: value`.
+Curly quotes belong to a value, unless only reading them as straight ones finds more fields.
 """
 
 from __future__ import annotations
@@ -64,8 +65,10 @@ TOKENS = re.compile(r"<\|[^|>]{1,40}\|>")
 FENCE = re.compile(r"```[a-zA-Z]*")
 TRAILING_COMMA = re.compile(r",(\s*[}\]])")
 TORN_PAIR = re.compile(r'"([A-Za-z_ -]{1,30})"\s*:\s*"((?:[^"\\]|\\.)*)"')
-LINE_PAIR = re.compile(r"^[\s\-*#>\"']*([A-Za-z_ ]{1,30}?)[\s*\"'_]*[:=][\s*\"']*(.+?)[\s*\"',]*$", re.MULTILINE)
+LINE_PAIR = re.compile(r"^[\s\-*#>\"']*([A-Za-z_ ]{1,30}?)[\s*\"'_]*[:=][\s*]*(.+?)[\s*,]*$", re.MULTILINE)
 SMART_QUOTES = str.maketrans({"“": '"', "”": '"', "„": '"', "‘": "'", "’": "'", "‚": "'"})
+QUOTE_MARKS = {sign: (re.compile(rf"(?<!\w){sign}(?=\S)"), re.compile(rf"(?<=\S){sign}(?!\w)")) for sign in ('"', "'")}
+"""Where a sign opens and where it closes a quote; between letters it is an apostrophe."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +81,9 @@ class Parsed:
 
 def parse_answer(text: str, names: Sequence[str]) -> Parsed:
     """Find the fields `names` in an answer; never raises, whatever the text."""
-    plain = FENCE.sub("", TOKENS.sub("", without_thoughts(text))).translate(SMART_QUOTES).strip()
+    plain = FENCE.sub("", TOKENS.sub("", without_thoughts(text))).strip()
     best: dict[str, str] = {}
-    for found in candidates(plain):
+    for found in (*candidates(plain.translate(SMART_QUOTES)), *candidates(plain)):
         fields = known_fields(found, names)
         if len(fields) >= len(best):
             best = fields or best
@@ -111,12 +114,24 @@ def shortened(text: str, length: int = 80) -> str:
 
 def candidates(text: str) -> Iterator[Any]:
     """Mappings that the text may hold, from the loosest reading to the strictest, so that the strictest wins a tie."""
-    yield dict(LINE_PAIR.findall(text))
+    yield {key: without_edge_quotes(value) for key, value in LINE_PAIR.findall(text)}
     yield {key: unescaped(value) for key, value in TORN_PAIR.findall(text)}
     for piece in objects_in(text):
         value = read_object(piece)
         if isinstance(value, dict):
             yield value
+
+
+def without_edge_quotes(text: str) -> str:
+    """Cut quotes that stand around the whole text, and one at an edge that has no partner; others belong to the text."""
+    for sign, (opening, closing) in QUOTE_MARKS.items():
+        straight = text.translate(SMART_QUOTES)
+        opened, closed = (len(pattern.findall(straight)) for pattern in (opening, closing))
+        starts, ends = straight.startswith(sign), straight.endswith(sign)
+        around = starts and ends and opened == closed == 1
+        start = int(starts and (around or not closed))
+        text = text[start : max(start, len(text) - int(ends and (around or not opened)))]
+    return text
 
 
 def unescaped(value: str) -> str:

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 
-from likeness.captions.answer import SMART_QUOTES
+from likeness.captions.answer import SMART_QUOTES, without_edge_quotes
 from likeness.captions.facts import FRAMING_WORDS
 from likeness.captions.prompts import RECIPES
 from likeness.config.captions import CaptionStage
@@ -50,12 +50,17 @@ def assemble(stage: CaptionStage, fields: Mapping[str, str], framing: str | None
 
 
 def clean(value: str) -> str:
-    """One plain line: ASCII quotes, no markup, no control characters, a small first letter, no full stop at the end."""
+    """One plain line: ASCII quotes, no markup, no control characters, a small first letter, no full stop at the end.
+
+    Quotes at an edge go only where they enclose the whole line or have no partner.
+    """
     text = value.translate(SMART_QUOTES).replace("…", "...")
     text = "".join(" " if unicodedata.category(sign)[0] in "CZ" else sign for sign in text)
     text = DASHES.sub(", ", MARKUP.sub(" ", text))
     text = re.sub(r"\s+([,.;:!?])", r"\1", re.sub(r"(\s*,)+(?=\s|$)", ",", " ".join(text.split())))
-    text = text.strip(" ,;:.-\"'!?")
+    before = None
+    while text != before:
+        before, text = text, without_edge_quotes(text.strip(" ,;:.-!?"))
     return text[:1].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text
 
 
