@@ -50,6 +50,25 @@ def test_what_stands_twice_is_said_once_and_the_trigger_is_taken_out() -> None:
 
 
 @pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"clothing": "sparkling dress", "scene": "park"}, "wearing sparkling dress, park"),
+        ({"clothing": "gym shorts", "scene": "gym"}, "wearing gym shorts, gym"),
+        (
+            {"clothing": "red dress", "action": "leaning on a barrel", "scene": "bar"},
+            "wearing red dress, leaning on a barrel, bar",
+        ),
+        (
+            {"pose": "standing, arms crossed", "action": "arms crossed", "scene": "the park", "background": "a park"},
+            "standing, arms crossed, the park",
+        ),
+    ],
+)
+def test_only_what_was_said_whole_is_dropped(fields: dict[str, str], line: str) -> None:
+    assert assemble(stage_of(), fields, None) == f"j4ne person, {line}"
+
+
+@pytest.mark.parametrize(
     ("value", "line"),
     [
         ("**A red `coat`**", "a red coat"),
@@ -79,6 +98,10 @@ def test_values_are_cleaned(value: str, line: str) -> None:
         ("character", "j4nette on a beach", "j4ne, j4nette on a beach"),
         ("edit", "open the mouth", "j4ne open the mouth"),
         ("style", "a fox", "j4ne, a fox"),
+        ("character", "[trigger] on a beach", "j4ne on a beach"),
+        ("character", "photo of [trigger], {Trigger} smiles", "photo of j4ne, j4ne smiles"),
+        ("style", "a fox, {trigger}", "a fox, j4ne"),
+        ("style", "a [triggered] fox", "j4ne, a [triggered] fox"),
     ],
 )
 def test_hand_captions_get_the_trigger_where_it_is_missing(recipe: str, text: str, line: str) -> None:

@@ -228,13 +228,28 @@ def test_facts_need_no_store_and_say_what_they_cannot(store: Store, photos: Phot
     assert person[0]["caption"] == "j4ne person, close portrait, turned left, dim light, red background"
     assert (person[1]["status"], person[1]["violations"]) == (
         "needs_review",
-        ["refusal: nothing was measured in this photo, such as a face"],
+        ["refusal: nothing was measured in this photo, such as a face, that holds for all faces in it"],
     )
     style = CaptionWriter(stage_of("style"), store).rows(rows, quality)
     assert [row["caption"] for row in style] == ["j4ne, close portrait, turned left, red background", ""]
     edit = CaptionWriter(stage_of("edit"), store).rows(rows, quality)
     assert ["captions.instruction" in row["reason"] for row in edit] == [True, True]
     assert store.reused[STAGE] == store.computed[STAGE] == 0
+
+
+def test_a_group_photo_is_said_to_be_what_all_its_faces_are(server: StubServer, store: Store, photos: Photos) -> None:
+    [row] = photos(1)
+    faces = [
+        measured("p00", "close", pose="left", light="dim", background="red"),
+        measured("p00", "full", pose="left", light="even", background="red") | {"face": 1},
+    ]
+    for quality in (faces, faces[::-1]):
+        [written] = CaptionWriter(stage_of(), store).rows([row], quality)
+        assert written["caption"] == "j4ne person, turned left, red background"
+    [written] = CaptionWriter(endpoint_stage(server), store).rows([row], faces)
+    assert written["caption"] == "j4ne person, standing, wearing a red coat, reading, a park, green trees background"
+    [hand] = CaptionWriter(endpoint_stage(server, edits={"p00": "full body, outdoors"}), store).rows([row], faces)
+    assert hand["violations"] == []
 
 
 def test_edit_sends_all_pictures_in_order(server: StubServer, store: Store, tmp_path: Path) -> None:

@@ -17,6 +17,9 @@ from likeness.config.captions import CaptionStage
 
 MARKUP = re.compile(r"[*`#|\\<>{}\[\]~^]+|(?<!\w)_+|_+(?!\w)")
 DASHES = re.compile(r"\s+[–—-]+\s+")
+LEADING = re.compile(r"\A(?:(?:in|on|at|a|an|the|wearing|dressed)\s+)+", re.IGNORECASE)
+PLACEHOLDER = re.compile(r"\[trigger\]|\{trigger\}", re.IGNORECASE)
+"""Where other trainers' caption files ask for the trigger."""
 WORN = ("wearing", "dressed", "in ", "bare", "no ", "shirtless")
 
 
@@ -37,7 +40,7 @@ def assemble(stage: CaptionStage, fields: Mapping[str, str], framing: str | None
         clause = without_trigger(stage.trigger, clean(fields.get(name, "")))
         if name == "framing" or not clause:
             continue
-        if any(clause.lower() in earlier.lower() for earlier in clauses):
+        if plain(clause) in {part for earlier in clauses for part in said_in(earlier)}:
             continue
         if name == "clothing" and not clause.lower().startswith(WORN):
             clause = f"wearing {clause}"
@@ -64,6 +67,16 @@ def clean(value: str) -> str:
     return text[:1].lower() + text[1:] if text[1:2].islower() or text[1:2] == " " else text
 
 
+def plain(clause: str) -> str:
+    """A clause in small letters and without the preposition or article before it, for comparing."""
+    return LEADING.sub("", clause.strip()).lower()
+
+
+def said_in(clause: str) -> set[str]:
+    """What a clause says: all of it, and what stands between its commas, each made plain."""
+    return {plain(clause), *(plain(part) for part in clause.split(","))}
+
+
 def trigger_pattern(trigger: str) -> re.Pattern[str]:
     """Finds the trigger as a word of its own, in capitals or not."""
     return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
@@ -74,7 +87,8 @@ def without_trigger(trigger: str, text: str) -> str:
 
 
 def with_trigger(stage: CaptionStage, text: str) -> str:
-    """Put the trigger before a hand's caption that lacks it; one that has it anywhere stays as it is."""
+    """Put the trigger into a hand's caption: for its placeholder, else before one that has it nowhere."""
+    text = PLACEHOLDER.sub(lambda _: stage.trigger, text)
     if trigger_pattern(stage.trigger).search(text):
         return text
     joined = stage.recipe == "edit" or text.lower().startswith(stage.class_word.lower())

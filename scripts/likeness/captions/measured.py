@@ -12,7 +12,7 @@ from likeness.config.captions import CaptionStage
 from likeness.store import canonical_json
 
 REFUSALS = {
-    "character": "nothing was measured in this photo, such as a face",
+    "character": "nothing was measured in this photo, such as a face, that holds for all faces in it",
     "edit": "measurements cannot say what an edit changes; set captions.instruction, or caption each pair by hand",
     "style": "nothing was measured that says what the picture shows; choose a model in captions.backend, or caption it by hand",
 }

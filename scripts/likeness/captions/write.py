@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -47,18 +49,20 @@ class CaptionWriter:
         return self._interviewer.fingerprint if self._interviewer else None
 
     def rows(self, images: Iterable[Mapping[str, Any]], quality: Iterable[Mapping[str, Any]]) -> list[Row]:
-        """CAPTIONS rows of every usable row of an index table; `quality` is the shard's, of which candidate 0 counts.
+        """CAPTIONS rows of every usable row of an index table; `quality` is the shard's, one row a candidate face.
 
         Raises TransientError when an endpoint fails, after everything that was paid for is stored.
         """
-        facts = {row["id"]: facts_of(row) for row in quality if row["face"] in (0, None)}
+        candidates: defaultdict[str, list[Facts]] = defaultdict(list)
+        for row in quality:
+            candidates[row["id"]].append(facts_of(row))
         rows: list[Row] = []
         talks: list[Talk] = []
         for image in images:
             if image["status"] != "ok":
                 continue
             name = image["id"]
-            measured = facts.get(name, Facts())
+            measured = common_facts(candidates[name])
             by_hand = hand_caption(self.stage, image)
             if by_hand:
                 rows.append(self._hand_row(name, by_hand, measured))
@@ -114,6 +118,12 @@ class CaptionWriter:
 def facts_of(row: Mapping[str, Any]) -> Facts:
     """The facts that a row of the QUALITY table measured."""
     return Facts(framing=row["framing"], pose=row["pose"], light=row["light"], background=row["background"])
+
+
+def common_facts(candidates: Sequence[Facts]) -> Facts:
+    """The facts that all candidate faces of a photo share: which of them is the subject is known only after the merge."""
+    values = {one.name: {getattr(facts, one.name) for facts in candidates} for one in fields(Facts)}
+    return Facts(**{name: found.pop() for name, found in values.items() if len(found) == 1})
 
 
 def review_reason(talk: Talk, by_model: bool) -> str:
