@@ -22,20 +22,24 @@ GOOD = {
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply: a chat completion saying `says`, or `body` as it stands; `status` 0 drops the connection."""
+    """One reply: a chat completion saying `says` and ending for the reason `finish`, or `body` as it stands.
+
+    `status` 0 drops the connection.
+    """
 
     says: str | None = None
     status: int = 200
     body: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     delay_s: float = 0.0
+    finish: str = "stop"
 
     def text(self) -> str:
         if self.body is not None:
             return self.body
         message = {"role": "assistant", "content": self.says}
         usage = {"prompt_tokens": 100, "completion_tokens": 10}
-        return json.dumps({"choices": [{"message": message, "finish_reason": "stop"}], "usage": usage})
+        return json.dumps({"choices": [{"message": message, "finish_reason": self.finish}], "usage": usage})
 
 
 def good(**fields: Any) -> Reply:

@@ -183,8 +183,6 @@ def test_a_rejected_picture_is_said_and_a_rejected_model_fails(
 @pytest.mark.parametrize(
     "reply",
     [
-        Reply(status=400, body='{"error": {"code": "content_filter"}}'),
-        Reply(status=403, body="input was flagged by moderation"),
         Reply(body='{"choices": [{"message": {"content": null, "refusal": "I will not"}, "finish_reason": "stop"}]}'),
         Reply(body='{"choices": [{"finish_reason": "content_filter"}]}'),
         Reply(body='{"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}'),
@@ -196,6 +194,73 @@ def test_the_servers_own_refusal_is_final(server: StubServer, tmp_path: Path, ph
     [(_, answer)] = client(server, tmp_path).answers([question])
     assert isinstance(answer, Answer)
     assert answer.refusal
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(status=400, body='{"error": {"code": "content_filter"}}'),
+        Reply(status=400, body='{"error": {"code": "x", "innererror": {"code": "ResponsibleAIPolicyViolation"}}}'),
+        Reply(status=403, body='{"error": {"code": 403, "metadata": {"reasons": ["violence"]}}}'),
+        Reply(status=422, body='[{"error": {"type": "content_policy_violation"}}]'),
+        Reply(body='{"error": {"code": "content_filter"}}'),
+    ],
+)
+def test_a_picture_that_content_rules_forbid_costs_only_itself(
+    server: StubServer, tmp_path: Path, photos: Photos, reply: Reply
+) -> None:
+    asked = questions(photos(2))
+    server.script[uri_of(asked[0])] = [reply]
+    answers = dict(client(server, tmp_path).answers(asked))
+    declined = answers[asked[0]]
+    assert isinstance(declined, Unanswered)
+    assert declined.reason.startswith("the endpoint declines this picture")
+    assert isinstance(answers[asked[1]], Answer)
+    assert server.count[uri_of(asked[0])] == 1
+
+
+def test_words_of_moderation_alone_are_no_refusal(server: StubServer, tmp_path: Path, photos: Photos) -> None:
+    [question] = questions(photos(1))
+    server.otherwise = Reply(status=403, body="<html>Web filter: access to this site is prohibited.</html>")
+    with pytest.raises(UserError, match=r"captions\.url: .*HTTP 403"):
+        list(client(server, tmp_path).answers([question]))
+    unknown = (
+        '{"error": {"message": "Unknown fields: response_format, safety_settings", "code": 400, "flagged": false}}'
+    )
+    server.script[uri_of(question)] = [Reply(status=400, body=unknown), good()]
+    server.count.clear()
+    [(_, answer)] = client(server, tmp_path).answers([question])
+    assert isinstance(answer, Answer)
+    assert ["response_format" in body for body in server.seen[-2:]] == [True, False]
+
+
+def test_a_failing_disk_loses_no_answer_under_way(
+    server: StubServer, tmp_path: Path, photos: Photos, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = questions(photos(4))
+    server.otherwise = Reply(good().says, delay_s=0.3)
+    real = endpoint.data_uri
+
+    def first_fails(image: Any, max_side_px: int) -> str:
+        if image.id == "p00":
+            raise TransientError(f"{image.path}: reading failed (Stale file handle)")
+        return real(image, max_side_px)
+
+    monkeypatch.setattr(endpoint, "data_uri", first_fails)
+    given: list[tuple[Question, Answer | Unanswered]] = []
+    with pytest.raises(TransientError, match=r"1 of 4 requests failed.*Stale file handle"):
+        given.extend(client(server, tmp_path).answers(asked))
+    assert sorted(question.images[0].id for question, _ in given) == ["p01", "p02", "p03"]
+
+
+@pytest.mark.parametrize(("finish", "truncated"), [("stop", False), ("length", True)])
+def test_an_answer_knows_whether_it_was_cut_off(
+    server: StubServer, tmp_path: Path, photos: Photos, finish: str, truncated: bool
+) -> None:
+    server.otherwise = Reply("", finish=finish)
+    [(_, answer)] = client(server, tmp_path).answers(questions(photos(1)))
+    assert isinstance(answer, Answer)
+    assert answer.truncated is truncated
 
 
 def test_requests_run_side_by_side_up_to_the_limit(server: StubServer, tmp_path: Path, photos: Photos) -> None:
@@ -223,7 +288,7 @@ def test_the_key_is_sent_and_said_nowhere(
         with pytest.raises((TransientError, UserError)) as error:
             list(captioner.answers(questions(photos(1))))
         said.append(f"{error.value} {error.value.__cause__} {error.value.__context__}")
-    server.otherwise = Reply(status=400, body=f"moderation of {secret}")
+    server.otherwise = Reply(status=400, body=f'{{"error": {{"code": "content_filter", "message": "{secret}"}}}}')
     [(_, answer)] = captioner.answers(questions(photos(1)))
     said += [str(answer), caplog.text, repr(captioner._settings)]
     assert not [text for text in said if secret in text]

@@ -41,12 +41,39 @@ def test_answers_pictures_and_repeats_itself(vlm: Path, photos: Photos, tmp_path
     assert isinstance(first, Answer)
     assert isinstance(second, Answer)
     assert 0 < (first.tokens_out or 0) <= 16
+    assert first.truncated is (first.tokens_out == 16)
     assert (second.tokens_in or 0) > (first.tokens_in or 0) > len("Say é.")  # the tokenizer is byte-level
     with pytest.raises(UserError, match="changed after it was indexed"):
         list(captioner.answers([gone]))
     Path(rows[2]["path"]).unlink()
     [(_, missing)] = captioner.answers([gone])
     assert isinstance(missing, Unanswered)
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_an_answer_that_ends_with_the_last_token_allowed_is_not_cut_off(
+    vlm: Path, photos: Photos, tmp_path: Path, several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [row] = photos(1)
+    stage = stage_of(backend="transformers", model=str(vlm), max_new_tokens=16, max_side_px=64)
+    captioner: Any = captioner_class("transformers")(stage, tmp_path)
+    question = Question(tuple(images_of(row)), "Say é.")
+    asked: list[int] = []
+    real = captioner._model.generate
+
+    def recorded(**inputs: Any) -> Any:
+        produced = real(**inputs)
+        asked.append(int(produced[0, -1]))
+        return produced
+
+    monkeypatch.setattr(captioner._model, "generate", recorded)
+    monkeypatch.setattr(captioner._model.generation_config, "eos_token_id", None)
+    [(_, endless)] = captioner.answers([question])
+    assert (endless.tokens_out, endless.truncated) == (16, True)
+    last = asked[-1]
+    monkeypatch.setattr(captioner._model.generation_config, "eos_token_id", [0, last] if several else last)
+    [(_, ended)] = captioner.answers([question])
+    assert ended.truncated is False
 
 
 def test_a_full_store_loads_no_model(vlm: Path, photos: Photos, store: Store, tmp_path: Path) -> None:

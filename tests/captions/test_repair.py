@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.captions.conftest import stage_of
 
+from likeness.captions.captioner import Answer
 from likeness.captions.interview import judge
 from likeness.captions.lint import lint
 from likeness.captions.repair import repair
@@ -125,7 +126,7 @@ def test_repair_ends_clean_or_says_what_is_left(body: str, recipe: str, framing:
 )
 def test_any_answer_gives_a_clean_caption_or_none(fields: dict[str, str], recipe: str, framing: str | None) -> None:
     stage = stage_of(recipe)
-    draft = judge(canonical_json(fields), stage, framing)
+    draft = judge(Answer(canonical_json(fields)), stage, framing)
     assert bool(draft.caption) != bool(draft.complaints)
     if draft.caption:
         assert lint(draft.caption, stage, framing) == []

@@ -41,6 +41,7 @@ LEAKS = {
 }
 """An oracle apart from the lint: plain words that no identity caption may hold."""
 
+TORN = Reply(str(good().says)[:-20], finish="length")
 BAD: dict[str, list[Reply]] = {
     "broken JSON, then good": [Reply('{"pose": standing}}'), good()],
     "torn JSON": [Reply('{"pose": "sitting", "scene": "a par')],
@@ -65,7 +66,11 @@ BAD: dict[str, list[Reply]] = {
     "hangs up, then good": [Reply(status=0), good()],
     "empty": [Reply("")],
     "null": [Reply(body='{"choices": [{"message": {"content": null}}]}')],
-    "content filter": [Reply(status=400, body="content_filter")],
+    "cut off, then good": [TORN, good()],
+    "cut off for ever": [TORN],
+    "cut off while thinking": [Reply("", finish="length")],
+    "cut off after the object": [Reply(f"{good().says} I chose these words since", finish="length")],
+    "content filter": [Reply(body='{"choices": [{"message": {"content": ""}, "finish_reason": "content_filter"}]}')],
 }
 NEVER = {
     "face words for ever",
@@ -75,6 +80,8 @@ NEVER = {
     "prose",
     "empty",
     "null",
+    "cut off for ever",
+    "cut off while thinking",
     "content filter",
 }
 
@@ -115,6 +122,10 @@ def test_no_accepted_caption_breaks_a_rule(server: StubServer, store: Store, pho
     assert by_kind["face words in clauses"]["repairs"] == ["freckles", "with blue eyes"]
     assert by_kind["refusal for ever"]["asked"] == 3
     assert by_kind["content filter"]["asked"] == 1
+    assert by_kind["cut off, then good"]["asked"] == 2
+    assert by_kind["cut off after the object"]["asked"] == 1
+    for kind in ("cut off for ever", "cut off while thinking"):
+        assert by_kind[kind]["violations"] == ["cut off at captions.max_new_tokens = 256; raise it"]
     again = by_kind["only face words"]
     assert (again["asked"], again["tokens_in"], again["tokens_out"]) == (3, 300, 30)
     assert again["cost_usd"] == pytest.approx((300 * 1.0 + 30 * 10.0) / 1e6)
@@ -125,6 +136,19 @@ def test_no_accepted_caption_breaks_a_rule(server: StubServer, store: Store, pho
     assert writer.rows(rows, quality) == written
     assert len(server.seen) == sent
     assert (writer.models_loaded, writer.asked) == (0, 0)
+
+
+def test_a_picture_that_the_servers_rules_forbid_is_asked_about_again_on_the_next_run(
+    server: StubServer, store: Store, photos: Photos
+) -> None:
+    rows = photos(2)
+    declined = Reply(status=403, body='{"error": {"code": "content_filter", "message": "no"}}')
+    plan(server, rows, [[declined, good()], [good()]])
+    first, second = (CaptionWriter(endpoint_stage(server), store).rows(rows, []) for _ in range(2))
+    assert [row["status"] for row in first] == ["needs_review", "ok"]
+    assert "the endpoint declines this picture" in first[0]["reason"]
+    assert [row["status"] for row in second] == ["ok", "ok"]
+    assert len(server.seen) == 3
 
 
 def test_a_further_ask_says_what_was_wrong(server: StubServer, store: Store, photos: Photos) -> None:

@@ -73,23 +73,28 @@ QUOTE_MARKS = {sign: (re.compile(rf"(?<!\w){sign}(?=\S)"), re.compile(rf"(?<=\S)
 
 @dataclass(frozen=True)
 class Parsed:
-    """The fields that were found, one line each, and the problem when there is none that can be used."""
+    """The fields that were found, one line each, and the problem when there is none that can be used.
+
+    `whole`: they come from a complete object, and not from the loose reading of a torn one.
+    """
 
     fields: dict[str, str] = field(default_factory=dict)
     problem: str = ""
+    whole: bool = False
 
 
 def parse_answer(text: str, names: Sequence[str]) -> Parsed:
     """Find the fields `names` in an answer; never raises, whatever the text."""
     plain = FENCE.sub("", TOKENS.sub("", without_thoughts(text))).strip()
     best: dict[str, str] = {}
-    for found in (*candidates(plain.translate(SMART_QUOTES)), *candidates(plain)):
+    whole = False
+    for found, is_object in (*candidates(plain.translate(SMART_QUOTES)), *candidates(plain)):
         fields = known_fields(found, names)
-        if len(fields) >= len(best):
-            best = fields or best
+        if fields and len(fields) >= len(best):
+            best, whole = fields, is_object
     best = {name: value for name, value in best.items() if not refuses(value)}
     if best:
-        return Parsed(best)
+        return Parsed(best, whole=whole)
     if not plain:
         return Parsed(problem="empty answer")
     if refuses(plain):
@@ -112,14 +117,17 @@ def shortened(text: str, length: int = 80) -> str:
     return line if len(line) <= length else f"{line[: length - 1]}…"
 
 
-def candidates(text: str) -> Iterator[Any]:
-    """Mappings that the text may hold, from the loosest reading to the strictest, so that the strictest wins a tie."""
-    yield {key: without_edge_quotes(value) for key, value in LINE_PAIR.findall(text)}
-    yield {key: unescaped(value) for key, value in TORN_PAIR.findall(text)}
+def candidates(text: str) -> Iterator[tuple[dict[Any, Any], bool]]:
+    """Mappings that the text may hold, and whether each is a complete object.
+
+    They come from the loosest reading to the strictest, so that the strictest wins a tie.
+    """
+    yield {key: without_edge_quotes(value) for key, value in LINE_PAIR.findall(text)}, False
+    yield {key: unescaped(value) for key, value in TORN_PAIR.findall(text)}, False
     for piece in objects_in(text):
         value = read_object(piece)
         if isinstance(value, dict):
-            yield value
+            yield value, True
 
 
 def without_edge_quotes(text: str) -> str:

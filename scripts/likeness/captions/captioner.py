@@ -39,17 +39,21 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What the model said; `refusal` is the reason when asking again would be in vain. Token counts where known."""
+    """What the model said; `refusal` is the reason when asking again would be in vain. Token counts where known.
+
+    `truncated`: the model had not ended when it reached `captions.max_new_tokens`.
+    """
 
     text: str
     tokens_in: int | None = None
     tokens_out: int | None = None
     refusal: str = ""
+    truncated: bool = False
 
 
 @dataclass(frozen=True)
 class Unanswered:
-    """A question that could not be put (a broken photo, a rejected request): nothing was paid, nothing is stored."""
+    """A question that could not be put (a broken photo, a rejected or forbidden request): nothing was paid, nothing is stored."""
 
     reason: str
 

@@ -29,12 +29,15 @@ from likeness.photos.load import PhotoError
 
 RETRIED = frozenset({408, 409, 425, 429, *range(500, 600)})
 FORBIDDING = frozenset({401, 402, 403, 404, 405})
-MODERATING = frozenset({400, 403, 422, 451})
 FIRST_WAIT_S, LONGEST_WAIT_S, LONGEST_RETRY_AFTER_S = 1.0, 60.0, 600.0
 DOWN_AFTER = 3
 """So many questions in a row out of attempts mean that the server is down."""
 SEED = 0
-MODERATION = ("content_filter", "content_policy", "content policy", "moderation", "safety", "flagged", "prohibited")
+MODERATION = frozenset(
+    {"content_filter", "content_policy_violation", "moderation_blocked", "responsibleaipolicyviolation"}
+    | {"data_inspection_failed", "safety_violation"}
+)
+"""Codes and types by which servers say that their content rules forbid a picture, in small letters."""
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -48,6 +51,10 @@ class Retried(Exception):
 
 class Rejected(Exception):
     """The server will not take this very request; asking again is in vain."""
+
+
+class Declined(Exception):
+    """The server's content rules forbid this picture; nothing was paid, and other rules may allow it tomorrow."""
 
 
 class Closed(Exception):
@@ -94,8 +101,10 @@ class EndpointCaptioner:
                 question = futures[future]
                 try:
                     answer = future.result()
-                except PhotoError as error:
+                except (PhotoError, Declined) as error:
                     yield question, Unanswered(str(error))
+                except TransientError as error:
+                    failures.append(str(error))
                 except Rejected as error:
                     rejections.append((question, str(error)))
                 except Closed:
@@ -166,8 +175,7 @@ class EndpointCaptioner:
             raise Closed
         extras = self._extras
         response = self._post(body | extras)
-        declined = response.status_code in MODERATING and moderated(response.text)
-        if response.status_code in (400, 422) and extras and not declined:
+        if response.status_code in (400, 422) and extras and not moderated(response):
             # Some servers know neither response_format nor seed; both only ask for what is checked here anyway.
             response = self._post(body)
             if response.is_success:
@@ -175,8 +183,8 @@ class EndpointCaptioner:
         if response.is_success:
             return self._read(response)
         said = self._redacted(f"HTTP {response.status_code} {shortened(response.text, 200)}".strip())
-        if declined:
-            return Answer("", refusal=f"the endpoint declines this picture: {said}")
+        if moderated(response):
+            raise Declined(f"the endpoint declines this picture: {said}")
         if response.status_code in RETRIED:
             raise Retried(said, retry_after_s(response.headers.get("retry-after")))
         if response.status_code in FORBIDDING or response.is_redirect:
@@ -198,19 +206,21 @@ class EndpointCaptioner:
         try:
             envelope = response.json()
             choice = envelope["choices"][0]
-            message = choice["message"]
+            finished = choice.get("finish_reason")
+            message = (choice.get("message") or {}) if finished == "content_filter" else choice["message"]
             usage = envelope.get("usage") or {}
             tokens = as_count(usage.get("prompt_tokens")), as_count(usage.get("completion_tokens"))
             text = content_text(message.get("content"))
             refusal = message.get("refusal") or ""
         except (ValueError, KeyError, IndexError, TypeError, AttributeError):
             said = self._redacted(shortened(response.text, 200))
-            if moderated(response.text):
-                return Answer("", refusal=f"the endpoint declines this picture: {said}")
+            if moderated(response):
+                raise Declined(f"the endpoint declines this picture: {said}") from None
             raise Retried(f"not a chat completion: {said}") from None
-        if choice.get("finish_reason") == "content_filter":
+        if finished == "content_filter":
             refusal = refusal or "the endpoint's content filter stopped the answer"
-        return Answer(text, *tokens, refusal=self._redacted(shortened(str(refusal), 200)))
+        said = self._redacted(shortened(str(refusal), 200))
+        return Answer(text, *tokens, refusal=said, truncated=finished == "length")
 
     def _redacted(self, text: str) -> str:
         return text.replace(self._key, "***") if self._key else text
@@ -257,10 +267,23 @@ def retry_after_s(header: str | None) -> float:
     return min(max(seconds, 0.0), LONGEST_RETRY_AFTER_S)
 
 
-def moderated(text: str) -> bool:
-    """Whether a server's error speaks of its content rules."""
-    small = text[:4000].lower()
-    return any(word in small for word in MODERATION)
+def moderated(response: httpx.Response) -> bool:
+    """Whether a JSON error says by its code, its type or its list of reasons that content rules were broken.
+
+    Its words are not looked at: a web filter's page or a complaint about a setting may hold the same ones.
+    """
+    try:
+        body = response.json()
+    except (ValueError, RecursionError):
+        return False
+    body = body[0] if isinstance(body, list) and body else body
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        return False
+    inner, metadata = (error.get(name) for name in ("innererror", "metadata"))
+    codes = [error.get("code"), error.get("type"), inner.get("code") if isinstance(inner, dict) else None]
+    reasons = isinstance(metadata, dict) and isinstance(metadata.get("reasons"), list) and metadata["reasons"]
+    return bool(reasons) or any(isinstance(code, str) and code.lower() in MODERATION for code in codes)
 
 
 def content_text(content: Any) -> str:

@@ -22,7 +22,7 @@ from likeness.config.captions import CaptionStage
 from likeness.photos.images import ImageRef
 from likeness.store import Store, canonical_json, item_key
 
-VERSION = 1
+VERSION = 2
 STAGE = "captions"
 
 
@@ -61,9 +61,14 @@ class Talk:
         return sum(counts) if counts else None
 
 
-def judge(text: str, stage: CaptionStage, framing: str | None) -> Draft:
-    """Make a caption of an answer's text: parse, assemble, lint, repair; `framing` is the measured class or None."""
-    parsed = parse_answer(text, list(RECIPES[stage.recipe].fields))
+def judge(answer: Answer, stage: CaptionStage, framing: str | None) -> Draft:
+    """Make a caption of an answer: parse, assemble, lint, repair; `framing` is the measured class or None.
+
+    An answer that was cut off counts only where its object was complete before.
+    """
+    parsed = parse_answer(answer.text, list(RECIPES[stage.recipe].fields))
+    if answer.truncated and not parsed.whole:
+        return Draft(complaints=(f"cut off at captions.max_new_tokens = {stage.captions.max_new_tokens}; raise it",))
     if parsed.problem:
         return Draft(complaints=(parsed.problem,))
     raw = assemble(stage, parsed.fields, framing)
@@ -122,7 +127,7 @@ class Interviewer:
         talk.draft = (
             Draft(complaints=(f"refusal: {answer.refusal}",))
             if answer.refusal
-            else judge(answer.text, self.stage, talk.facts.framing)
+            else judge(answer, self.stage, talk.facts.framing)
         )
         # A model that said nothing that may stand has not described the photo; measurements may be as short as they are.
         if self.is_model and talk.draft.caption == assemble(self.stage, {}, talk.facts.framing):

@@ -97,4 +97,7 @@ class TransformersCaptioner:
         asked = int(inputs["input_ids"].shape[1])
         new = produced[0, asked:]
         text = self._processor.batch_decode(new[None], skip_special_tokens=True)[0]
-        return Answer(text, asked, int(new.shape[0]))
+        ends = self._model.generation_config.eos_token_id
+        ended = int(new[-1]) in (ends if isinstance(ends, list) else [ends])
+        truncated = not ended and len(new) >= self._settings.max_new_tokens
+        return Answer(text, asked, len(new), truncated=truncated)
