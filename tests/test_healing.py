@@ -11,7 +11,7 @@ from likeness.errors import DamagedFileError
 from likeness.healing import forget, subject_folders
 from likeness.program import run
 from likeness.store import Store, write_atomically
-from likeness.tables import ENCODED, MASKS, SCORES, write_table
+from likeness.tables import ENCODED, MASKS, PHOTOS, SCORES, write_table
 
 LOST, KEPT = "ab" * 32, "cd" * 32
 ENCODED_ROW = {
@@ -41,6 +41,9 @@ def results(tmp_path: Path) -> Path:
             steps = [{"step": 5, "file": "step-000005.safetensors", "sha256": sha256}]
             write_atomically(folder / f"train/main/phase{place}/steps.json", json.dumps(steps).encode())
             write_table(folder / f"evaluation/main/phase{place}/scores.parquet", SCORES, [score(sha256)])
+            photo = {"id": "drawn-0000", "path": "0000.png", "sha256": sha256, "status": "ok", "reason": ""}
+            write_table(folder / f"regularisation/{place}.parquet", PHOTOS, [photo | {"repeats": 1}])
+            write_atomically(folder / f"surgery/small{place}.json", json.dumps(steps).encode())
         write_table(folder / "masks.parquet", MASKS, [mask | {"mask_sha256": LOST}])
     return results
 
@@ -60,7 +63,9 @@ def test_tables_that_name_it_are_removed_from_the_jobs_subject_alone(results: Pa
     removed = forget(LOST, ["train_lora.py", "--output-folder", str(results / "robin/train/main/phase0")])
     assert {path.relative_to(results / "robin").as_posix() for path in removed} == {
         "shards/masks/0.parquet",
+        "regularisation/0.parquet",
         "encoded/phase0.parquet",
+        "surgery/small0.json",
         "train/main/phase0/steps.json",
         "evaluation/main/phase0/scores.parquet",
     }

@@ -10,7 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-MADE = ("shards/*/*.parquet", "encoded/*.parquet", "train/*/*/steps.json", "evaluation/**/scores.parquet")
+MADE = (
+    "shards/*/*.parquet",
+    "regularisation/*.parquet",
+    "encoded/*.parquet",
+    "train/*/*/steps.json",
+    "surgery/*.json",
+    "evaluation/**/scores.parquet",
+)
 """Tables below results/<subject> whose jobs put files into the store."""
 
 

@@ -17,7 +17,7 @@ from likeness.packs import PackedItems
 from likeness.pruning.keep import kept_of_results
 from likeness.pruning.sweep import CHECKPOINTS, EXTERNAL, TORN, TRAININGS, find_waste
 from likeness.store import Store, item_key, sha256_of_bytes
-from likeness.tables import ENCODED, FACES, MASKS, SCORES, Table, write_table
+from likeness.tables import ENCODED, FACES, MASKS, PHOTOS, SCORES, Table, write_table
 from likeness.training.encode import EMBEDDINGS, VERSION
 from likeness.training.records import TrainingFolder
 
@@ -89,6 +89,14 @@ def test_crops_masks_and_samples_stay_as_far_as_tables_name_them(house: House) -
     assert house.store.load("captions", "paid") is not None
     assert house.store.load("crops", sha256_of_bytes(b"crops gone")) is None
     assert house.prune() == set()
+
+
+def test_pictures_of_the_class_stay_as_far_as_the_table_names_them(house: House) -> None:
+    kept, gone = house.item("generated-images", "kept"), house.item("generated-images", "gone")
+    drawn = {"id": "drawn-0000", "path": "0000.png", "sha256": kept, "status": "ok", "reason": "", "repeats": 1}
+    house.table("regularisation/drawn.parquet", PHOTOS, drawn)
+    assert house.prune() == {"generated-images"}
+    assert house.has(kept) and not house.has(gone)
 
 
 def test_chosen_checkpoints_and_their_images_stay(house: House) -> None:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tests.workflow.conftest import moved
 from tests.workflow.faults import Command, StageServer, commands, difference, remove, snapshot
-from tests.workflow.project import Project, read_work
+from tests.workflow.project import Project, Run, read_work
 
 from likeness.store import Store, sha256_of_file
 from likeness.tables import ENCODED, FACES, MASKS, SCORES, read_rows
@@ -209,6 +210,31 @@ def test_damage_is_found_and_made_again(
     if paths == [place.by_product(4)]:
         place.run(TRAIN)
     assert difference(undisturbed, snapshot(place.folder)) == []
+
+
+def test_drawn_pictures_of_the_class_are_restored_and_drawn_again(finished_else: Path, tmp_path: Path) -> None:
+    project = moved(finished_else, tmp_path / "project")
+    before = snapshot(project.folder)
+    store, target = Store(project.folder / "results/.store"), "results/robin/encoded/main.parquet"
+    picture = project.folder / "results/robin/regularisation/drawn/0000.png"
+    sha256 = sha256_of_file(picture)
+    assert store.holds(sha256)
+
+    def encode_again() -> Run:
+        picture.write_bytes(DAMAGE["truncated"](picture.read_bytes()))
+        remove(project.folder, ".store/items/latents", "robin/encoded")
+        return project.run(target)
+
+    restored = encode_again()
+    assert restored.code == 0, restored.text
+    assert restored.jobs == {"encode_samples/robin/main"} and sha256_of_file(picture) == sha256
+    store.blob_path(sha256).write_bytes(b"damaged")
+    run = encode_again()
+    assert run.code != 0 and "Run the same command again" in run.text and "Traceback" not in run.text
+    healed = project.succeed(target)
+    assert healed.jobs == {"draw_class_images/robin", "encode_samples/robin/main"}
+    assert healed.computed["generated-images"] == 1
+    assert difference(before, snapshot(project.folder)) == []
 
 
 def test_snakemake_heals_damaged_latents_with_the_same_command(project: Project) -> None:

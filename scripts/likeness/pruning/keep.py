@@ -2,7 +2,7 @@
 
 Of a subject's LoRAs the published one, the finalists, those in the archive, what surgery made and the last step of each
 training (from which a later phase or more steps go on) stay, with their images; the base's images stay, since
-everything is compared with them. Crops, masks and encoded samples stay as far as a table names them.
+everything is compared with them. Crops, masks, drawn pictures of the class and encoded samples stay as far as a table names them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from likeness.store import item_key, sha256_of_bytes
-from likeness.tables import ENCODED, FACES, MASKS, SCORES, read_table
+from likeness.tables import ENCODED, FACES, MASKS, PHOTOS, SCORES, read_table
 from likeness.training.encode import EMBEDDINGS
 from likeness.training.encode import VERSION as ENCODING_VERSION
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
-TABLES_WITH_FILES = {"faces": FACES, "masks": MASKS, "encoded": ENCODED}
+TABLES_WITH_FILES = {"faces": FACES, "masks": MASKS, "regularisation": PHOTOS, "encoded": ENCODED}
 """Tables whose columns of hashes name files of the store."""
 
 
@@ -45,7 +45,7 @@ def kept_of_results(results: Iterable[Path]) -> Kept:
 
 
 def keep_tables(kept: Kept, subject: Path) -> None:
-    """Crops, masks and encoded samples, of merged tables and of shards."""
+    """Crops, masks, drawn pictures of the class and encoded samples, of merged tables and of shards."""
     for name, kind in TABLES_WITH_FILES.items():
         columns = [column.name for column in kind.columns if column.name.endswith(("sha256", "sha256s"))]
         tables = [subject / f"{name}.parquet", *(subject / "shards" / name).glob("*.parquet")]

@@ -337,13 +337,14 @@ def moved_right(points: Sequence[float] | None, by_px: int) -> list[float] | Non
 
 
 def class_images(table: Path, store: Store) -> list[ImageRef]:
-    """The usable pictures of a regularisation table, those that were drawn taken back from the store where they are gone.
+    """The usable pictures of a regularisation table; those that were drawn lie beside it, and are taken back from the
+    store where they are gone or changed (DamagedFileError where the store lost them too).
 
     Their role is none of the subject's, so that no face of a photo with the same name is taken for theirs.
     """
     images = [replace(image, role="class") for image in read_images(table)]
     for image in images:
-        if not Path(image.path).exists() and store.blob_path(image.sha256).exists():
+        if table.parent in Path(image.path).parents:
             store.restore(image.sha256, Path(image.path))
     return images
 
