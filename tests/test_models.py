@@ -70,6 +70,38 @@ def wanted_of(folder: Path, **values: str) -> dict[str, ModelSource]:
     return {one.key: one.model for one in wanted_models("jane", subject)}
 
 
+def test_models_of_losses_are_wanted_of_every_training_and_are_paths(tmp_path: Path, hub: Path) -> None:
+    project = Project(tmp_path)
+    losses = """\
+training: {losses: {identity: {model: miniature}, lpips: {model: weights/vgg.pth, weight: 0}}}
+phases:
+  one: {}
+  two: {training: {losses: {contrastive: {model: clip}, identity: {model: ~/face.onnx}}}}
+variants:
+  main: {}
+  other: {training: {losses: {lpips: {model: weights/other.pth}}}, phases: [one]}
+"""
+    text = SUBJECT.format(base="miniature", faces="opencv", clip="null") + losses
+    project.configure(text.replace("clip: null", "lpips: weights/alex.pth"), "jane")
+    wanted = list(wanted_models("jane", load_project(tmp_path).project.subjects["jane"]))
+    assert [(one.key, one.model.source) for one in wanted] == [
+        ("evaluation.lpips", "./weights/alex.pth"),
+        ("training.losses.lpips.model", "./weights/vgg.pth"),
+        ("training.losses.identity.model", "~/face.onnx"),
+        ("training.losses.contrastive.model", "./clip"),
+        ("training.losses.lpips.model", "./weights/other.pth"),
+    ]
+    cache_model(hub, "weights/vgg.pth")
+    (tmp_path / "home" / ".insightface" / "models" / "clip").mkdir(parents=True)
+    with pytest.raises(UserError, match="5 models could not be had") as caught:
+        fetch_models(wanted)
+    for one in wanted:
+        assert found_at(one.model) is None
+        assert f"{one.label}: there is no file or folder {one.model.source}; put the weights there" in str(caught.value)
+    (tmp_path / "home" / "face.onnx").write_bytes(b"weights")
+    assert found_at(wanted[2].model) == tmp_path / "home" / "face.onnx"
+
+
 def test_only_what_a_configured_backend_loads_is_wanted(tmp_path: Path) -> None:
     assert wanted_of(tmp_path / "a") == {}
     found = wanted_of(tmp_path / "b", base="owner/klein-base-4B", faces="insightface", clip="owner/clip")

@@ -46,13 +46,33 @@ def wanted_models(name: str, subject: Subject) -> Iterator[WantedModel]:
         "captions.model": subject.captions.model if subject.captions.backend == "transformers" else None,
         "evaluation.recogniser": evaluation.recogniser if evaluation.recogniser_backend != "opencv" else None,
         "evaluation.distilled_model": evaluation.distilled_model,
-        "evaluation.lpips": evaluation.lpips,
+        "evaluation.lpips": evaluation.lpips and as_path(evaluation.lpips),
         "evaluation.clip": evaluation.clip,
         "evaluation.body_pose": evaluation.body_pose,
     }
-    for key, model in found.items():
+    for key, model in [*found.items(), *models_of_losses(subject)]:
         if model is not None and model.source != MINIATURE:
             yield WantedModel(subject=name, key=key, model=model)
+
+
+def models_of_losses(subject: Subject) -> list[tuple[str, ModelSource]]:
+    """Keys and models of the losses of every training, each once; they are read from paths of this machine alone."""
+    found: list[tuple[str, ModelSource]] = []
+    for variant in subject.native_variants:
+        for phase in subject.phases_of(variant):
+            for name, loss in subject.training_of(variant, phase).losses:
+                model = getattr(loss, "model", None)
+                if isinstance(model, ModelSource):
+                    one = f"training.losses.{name}.model", model if model.source == MINIATURE else as_path(model)
+                    found += [one] if one not in found else []
+    return found
+
+
+def as_path(model: ModelSource) -> ModelSource:
+    """A model that is read from a path alone, written so that it is never taken for a name on the hub or of a pack."""
+    if model.source.startswith((".", "~", "/")):
+        return model
+    return model.model_copy(update={"source": f"./{model.source}"})
 
 
 def is_hub_id(source: str) -> bool:
@@ -64,7 +84,7 @@ def found_at(model: ModelSource) -> Path | None:
     """Where a model lies on this machine, or None; nothing is downloaded."""
     local = Path(model.source).expanduser()
     pack = Path.home() / PACKS / model.source
-    if local.exists() or pack.is_dir():
+    if local.exists() or ("/" not in model.source and pack.is_dir()):
         return local if local.exists() else pack
     if not is_hub_id(model.source):
         return None

@@ -154,7 +154,7 @@ def decode(vae: Any, latents_CHW: torch.Tensor) -> torch.Tensor:
 
 def make_identity_loss(settings: IdentitySettings, data: TrainingData, vae: Any) -> IdentityLoss:
     """Locate every sample's face and embed it as the VAE shows it; UserError where there is none at all."""
-    recogniser = read_recogniser(Path(settings.model.source), data.device)
+    recogniser = read_recogniser(Path(settings.model.source).expanduser(), data.device)
     step_px = token_px(dict(vae.config))
     faces, own = {}, {}
     for sample_id, sample in sorted(data.views.items()):

@@ -91,7 +91,7 @@ class LpipsLoss:
 
 
 def make_lpips_loss(settings: LpipsSettings, data: TrainingData, vae: Any) -> LpipsLoss:
-    path = Path(settings.model.source)
+    path = Path(settings.model.source).expanduser()
     return LpipsLoss(vae, read_lpips(settings.net, path, "training.losses.lpips.model").to(data.device))
 
 
@@ -215,7 +215,7 @@ def make_contrastive_loss(settings: ContrastiveSettings, data: TrainingData, vae
             "training.losses.contrastive: no two samples have one size, so there is nothing to contrast. Use fewer buckets "
             "(a larger buckets.bucket_step_px, or max_aspect: 1), or switch the loss off."
         )
-    encoder = read_image_encoder(Path(settings.model.source), data.device)
+    encoder = read_image_encoder(Path(settings.model.source).expanduser(), data.device)
     own = {}
     with torch.no_grad():
         for name in partners:
