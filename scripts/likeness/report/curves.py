@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from likeness.config.subject import merge_settings
+from likeness.config.training import TrainingSettings
 from likeness.evaluation.prompts import REPORT, SELECT
 from likeness.evaluation.scores import BASE, BASE_CHECKPOINT, Checkpoint
 from likeness.report.charts import Chart, Curve, Dot
-from likeness.report.gather import Subject, phases_of
+from likeness.report.gather import Subject
 from likeness.report.numbers import Measured, estimated, label_of
 
 
@@ -28,32 +26,35 @@ class Point:
         return self.measured.value.value
 
 
-def training_of(settings: Mapping[str, Any], variant: str, phase: str) -> dict[str, Any] | None:
-    """Training settings of one variant and phase; None where the variant does not run it or is a finished file."""
-    own = settings["variants"].get(variant)
-    if own is None or own["lora"] or phase not in phases_of(settings, variant):
+def training_of(subject: Subject, variant: str, phase: str) -> TrainingSettings | None:
+    """Training settings of one variant and phase with its number of steps; None where the variant does not train it.
+
+    The steps are those that the training took, where it is done, else what is asked with the phase's samples.
+    """
+    settings = subject.resolved
+    if variant not in settings.trained_variants or phase not in settings.phases_of(variant):
         return None
-    merged = merge_settings(settings["training"], own["training"])
-    changes = {key: settings["phases"][phase][key] for key in ("steps", "learning_rate")}
-    return merged | {key: value for key, value in changes.items() if value is not None}
+    asked = settings.training_of(variant, phase).resolve_steps(dict(subject.funnel.phases)[phase])
+    return asked.model_copy(update={"steps": subject.steps_taken.get((variant, phase), asked.fixed_steps)})
 
 
-def steps_before(settings: Mapping[str, Any]) -> dict[tuple[str, str], int]:
+def steps_before(subject: Subject) -> dict[tuple[str, str], int]:
     """Steps that the phases before a phase took, by (variant, phase); a phase that starts afresh has none."""
+    settings = subject.resolved
     found: dict[tuple[str, str], int] = {}
-    for variant, own in settings["variants"].items():
+    for variant in settings.trained_variants:
         total = 0
-        for phase in () if own["lora"] else phases_of(settings, variant):
-            training = training_of(settings, variant, phase)
+        for phase in settings.phases_of(variant):
+            training = training_of(subject, variant, phase)
             assert training is not None
-            found[variant, phase] = total if settings["phases"][phase]["init"] == "previous" else 0
-            total = found[variant, phase] + training["steps"]
+            found[variant, phase] = total if settings.phases[phase].follows else 0
+            total = found[variant, phase] + training.fixed_steps
     return found
 
 
 def curve_points(subject: Subject, metric: str) -> dict[str, list[Point]]:
     """Points of one metric by variant, in training order; without the base."""
-    before = steps_before(subject.settings)
+    before = steps_before(subject)
     curves: defaultdict[str, list[Point]] = defaultdict(list)
     for checkpoint in subject.scores.candidates:
         found = estimated(subject.name, subject.scores, checkpoint, SELECT, metric)
@@ -91,9 +92,7 @@ def training_chart(subject: Subject, metric: str) -> Chart | None:
 def phase_marks(subject: Subject) -> list[tuple[float, str]]:
     """Where the phases of the chosen variant begin, where it runs several."""
     variant = subject.chosen.variant if subject.chosen else next(iter(subject.settings["variants"]))
-    marks = [
-        (float(total), phase) for (name, phase), total in steps_before(subject.settings).items() if name == variant
-    ]
+    marks = [(float(total), phase) for (name, phase), total in steps_before(subject).items() if name == variant]
     return marks if len(marks) > 1 else []
 
 

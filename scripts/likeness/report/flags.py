@@ -88,19 +88,18 @@ def size_flags(subject: Subject, kept: list[Photo]) -> Iterator[Flag]:
 
 def seen_per_photo(subject: Subject, kept: list[Photo]) -> float:
     """How often the chosen variant, else the first trained one, sees a photo over all its phases."""
-    settings = subject.settings
-    trained = [name for name, variant in settings["variants"].items() if not variant["lora"]]
+    settings = subject.resolved
     chosen = subject.chosen.variant if subject.chosen else ""
+    trained = settings.trained_variants
     variant = chosen if chosen in trained else next(iter(trained), None)
     if variant is None:
         return float("inf")
-    phases = [phase for phase in settings["phases"] if any(phase in photo.kept_in for photo in kept)]
     seen = 0.0
-    for phase in phases:
-        training = training_of(settings, variant, phase)
-        if training is not None:
-            images = training["steps"] * training["batch_size"] * training["gradient_accumulation"]
-            seen += images / sum(photo.repeats for photo in kept if phase in photo.kept_in)
+    for phase in settings.phases:
+        training = training_of(subject, variant, phase)
+        views = sum(photo.repeats for photo in kept if phase in photo.kept_in)
+        if training is not None and views:
+            seen += training.fixed_steps * training.batch_size * training.gradient_accumulation / views
     return seen
 
 

@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from likeness.config.subject import Subject as SubjectSettings
 from likeness.config.surgery import SURGERY, Surgery
 from likeness.decisions import read_refined, settled_decisions
 from likeness.evaluation.scores import Checkpoint, Scores
@@ -77,7 +78,8 @@ class Subject:
 
     `operations` are the records of what surgery made; `ablations` and `probes` are tables, `crosstalks` pairs of tables
     (losses, overlaps of modules) of what was measured beside the choice; all by name. `refined` are the candidates of the
-    phases that read training losses, by name of the phase, each with its own name as `id`.
+    phases that read training losses, by name of the phase, each with its own name as `id`. `steps_taken` are the last steps
+    of finished trainings, by variant and phase.
     """
 
     name: str
@@ -93,6 +95,12 @@ class Subject:
     crosstalks: Mapping[str, tuple[Sequence[Row], Sequence[Row]]] = field(default_factory=dict)
     probes: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     refined: Mapping[str, Sequence[Row]] = field(default_factory=dict)
+    steps_taken: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+    @cached_property
+    def resolved(self) -> SubjectSettings:
+        """The settings as the jobs read them, with what they derive."""
+        return SubjectSettings.model_validate(self.settings)
 
     @property
     def recipe(self) -> str:
@@ -162,7 +170,18 @@ def gather_subject(results: Path, name: str, settings: dict[str, Any]) -> Subjec
         crosstalks={one: read_crosstalk(folder / "crosstalk" / one) for one in settings.get("crosstalk", {})},
         probes={one: read_rows(folder / "probe" / f"{one}.parquet", PROBE) for one in settings.get("probe", {})},
         refined={phase: gather_refined(folder, phase, decisions) for phase in phases_with_losses(settings)},
+        steps_taken=gather_steps(folder, settings),
     )
+
+
+def gather_steps(folder: Path, settings: Mapping[str, Any]) -> dict[tuple[str, str], int]:
+    """The last step that each training listed, by variant and phase."""
+    found: dict[tuple[str, str], int] = {}
+    for variant, own in settings["variants"].items():
+        for phase in () if own["lora"] else phases_of(settings, variant):
+            listed = read_json(folder / "train" / variant / phase / "steps.json")
+            found |= {(variant, phase): max(one["step"] for one in listed)} if listed else {}
+    return found
 
 
 def phases_with_losses(settings: Mapping[str, Any]) -> list[str]:
