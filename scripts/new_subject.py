@@ -6,19 +6,19 @@ The file holds only what differs from the recipe; every other key stands in conf
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
+import yaml
+
 from likeness.config.load import HOUSE, load_project
+from likeness.config.subject import check_name
 from likeness.errors import UserError, nearest
 from likeness.program import run
 
-TEMPLATE = """\
+HEAD = """\
 # yaml-language-server: $schema=../schema.json
 # Every key: config/README.md. Check with: python -m snakemake -n
-recipe: {recipe}
-trigger: {trigger}
-{data}: {path}
-base_model: black-forest-labs/FLUX.2-klein-base-4B
 """
 
 
@@ -38,6 +38,10 @@ def main() -> None:
         )
     if args.recipe not in recipes:
         raise UserError(f"no recipe {args.recipe!r}; {nearest(args.recipe, recipes)}")
+    try:
+        check_name(args.name)
+    except ValueError as error:
+        raise UserError(f"--name: {error}") from None
     path = args.folder / "config" / "subjects" / f"{args.name}.yaml"
     if path.exists():
         raise UserError(f"{path} exists already; edit it, or choose another name")
@@ -48,13 +52,21 @@ def main() -> None:
     print("next:  make curate   (every photo, its fate and caption)\nthen:  .venv/bin/python -m snakemake --cores all")
 
 
+def as_yaml(recipe: str, trigger: str, photos: str) -> str:
+    """A subject's file; every value is quoted where YAML would otherwise read something else."""
+    values = {
+        "recipe": recipe,
+        "trigger": trigger,
+        "pairs" if recipe == "edit" else "photos": photos,
+        "base_model": "black-forest-labs/FLUX.2-klein-base-4B",
+    }
+    return HEAD + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=math.inf)
+
+
 def write_checked(path: Path, args: argparse.Namespace) -> None:
     """Write the file, and take it back when the configuration with it is not valid."""
-    data = "pairs" if args.recipe == "edit" else "photos"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(
-        TEMPLATE.format(recipe=args.recipe, trigger=args.trigger, data=data, path=args.photos), encoding="utf-8"
-    )
+    path.write_text(as_yaml(args.recipe, args.trigger, args.photos), encoding="utf-8")
     try:
         load_project(args.folder)
     except UserError:

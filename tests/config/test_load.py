@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
+from likeness.config.base import NAME_PATTERN, RESERVED_NAMES
 from likeness.config.load import HOUSE, load_project
 from likeness.errors import UserError
 
@@ -80,6 +82,70 @@ def test_mistakes_of_several_files_come_together(folder: Path) -> None:
 def test_what_cannot_work_is_an_error(folder: Path, text: str, expected: str) -> None:
     write(folder, text)
     assert expected in complaint(folder)
+
+
+@pytest.mark.parametrize("name", ["Jane", "my_cat", "report", "models", "all", "curate", "jane.v2"])
+def test_names_of_subjects_are_checked_with_all_else(folder: Path, name: str) -> None:
+    write(folder, GOOD + "held_out: two\n", name)
+    (folder / "config" / "config.yaml").write_text(f"shards: 0\nsubjects:\n  {name}-: {{}}\n  {name}: {{}}\n", "utf-8")
+    text = complaint(folder)
+    assert f"config/subjects/{name}.yaml: the file's name is the subject's: {name!r} is " in text
+    assert f"config/config.yaml:4: subjects: {name!r} is " in text
+    assert "config/config.yaml:1: shards" in text
+
+
+def test_no_subject_is_called_like_a_rule() -> None:
+    files = [HOUSE / "Snakefile", *(HOUSE / "rules").glob("*.smk")]
+    rules = [name for file in files for name in re.findall(r"^rule (\w+):", file.read_text("utf-8"), re.MULTILINE)]
+    assert len(rules) > 30
+    assert {name for name in rules if re.fullmatch(NAME_PATTERN, name)} <= RESERVED_NAMES
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (GOOD + 'class_word: "\x07"\n', "jane.yaml:4: holds the control character '\\x07'; remove it"),
+        (GOOD + "reference: 2024-13-45\n", "jane.yaml:4: reference: YAML takes '2024-13-45' for a timestamp"),
+        (GOOD + "photo:\n  x: [1, !env X]\n", "jane.yaml:5: photo.x.1: the tag !env is not known here"),
+        (GOOD + "held_out: !!bool x\n", "jane.yaml:4: held_out: YAML takes 'x' for a bool"),
+        (GOOD + "held_out: !!int x\n", "jane.yaml:4: held_out: YAML takes 'x' for a int"),
+        (GOOD + "photo: &a [*a]\n", "jane.yaml: nests too deeply, or an alias"),
+        (GOOD + f"photo: {'[' * 2000}\n", "jane.yaml: nests too deeply, or an alias"),
+    ],
+)
+def test_values_that_yaml_cannot_read_are_mistakes_like_others(folder: Path, text: str, expected: str) -> None:
+    write(folder, text)
+    (folder / "config" / "config.yaml").write_text("shards: 0\n", "utf-8")
+    found = complaint(folder)
+    assert expected in found
+    assert "config/config.yaml:1: shards" in found
+
+
+def test_defaults_of_the_command_line_lie_under_the_subjects(folder: Path) -> None:
+    (folder / "config" / "config.yaml").write_text("shards: 2\ndefaults:\n  training: {rank: 8, steps: 99}\n", "utf-8")
+    write(folder, GOOD + "training: {batch_size: 2}\n")
+    given = {"shards": 3, "defaults": {"training": {"steps": 7, "batch_size": 5}, "preset": "herbst"}}
+    project = load_project(folder, overrides=given).project
+    training = project.subjects["jane"].training
+    assert (project.shards, training.rank, training.steps, training.batch_size) == (3, 8, 7, 2)
+    assert training.optimizer.weight_decay == 1e-5
+
+
+def test_mistakes_of_the_command_line_are_said_to_be_its_own(folder: Path) -> None:
+    (folder / "config" / "config.yaml").write_text("shards: 2\ndefaults: {held_out: 1}\n", "utf-8")
+    write(folder, GOOD)
+    with pytest.raises(UserError) as caught:
+        load_project(folder, overrides={"shards": 0, "shardz": 1, "defaults": {"held_out": -1, "preset": "herst"}})
+    text = str(caught.value)
+    for expected in (
+        "shards: input",
+        "shardz: unknown key",
+        "subject jane: held_out: input",
+        "preset: no preset 'herst'",
+    ):
+        assert f"--config: {expected}" in text
+    with pytest.raises(UserError, match="--config: defaults: must hold keys and values; found 3"):
+        load_project(folder, overrides={"defaults": 3})
 
 
 def test_layers_merge_sections_and_replace_named_maps(folder: Path) -> None:

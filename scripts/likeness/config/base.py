@@ -8,7 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9-]*$"
 RESERVED_NAMES = frozenset(
-    {"report", "base", "holdout", "surgery", "files", "decisions", "report-half", "curate", "all"}
+    {"report", "base", "holdout", "surgery", "files", "decisions", "report-half", "curate", "all", "models"}
 )
 
 

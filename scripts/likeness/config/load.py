@@ -7,7 +7,7 @@ lists and the named maps (variants, phases, prompts, surgery, ablation, crosstal
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from pydantic import BaseModel, ValidationError
 
 from likeness.config.craft import CraftWarning, check_craft
 from likeness.config.project import Project
-from likeness.config.source import KeyPath, Source, read_source
-from likeness.config.subject import Subject, merge_settings
+from likeness.config.source import COMMAND_LINE, KeyPath, Source, read_source
+from likeness.config.subject import Subject, check_name, merge_settings
 from likeness.config.surgery import parents_by_key, strangers
 from likeness.errors import UserError, nearest
 
@@ -39,10 +39,8 @@ def load_project(folder: Path, configfiles: Sequence[Path] = (), overrides: dict
     Raises UserError that lists every mistake of every file.
     """
     errors: list[str] = []
-    top, subject_sources = _read_sources(folder, configfiles, errors)
-    values = {key: value for key, value in top.values.items() if key not in {"subjects", "defaults"}} | (
-        overrides or {}
-    )
+    top, subject_sources = _read_sources(folder, configfiles, overrides or {}, errors)
+    values = {key: value for key, value in top.values.items() if key not in {"subjects", "defaults"}}
     project = _validate(Project, values, [top], "", errors)
     defaults = top.below("defaults")
     subjects: dict[str, Subject] = {}
@@ -63,25 +61,50 @@ def load_project(folder: Path, configfiles: Sequence[Path] = (), overrides: dict
     return Loaded(project.model_copy(update={"subjects": subjects}), tuple(warnings))
 
 
-def _read_sources(folder: Path, configfiles: Sequence[Path], errors: list[str]) -> tuple[Source, dict[str, Source]]:
-    """The top-level file (several are laid over each other) and each subject's source by name."""
+def _read_sources(
+    folder: Path, configfiles: Sequence[Path], overrides: dict[str, Any], errors: list[str]
+) -> tuple[Source, dict[str, Source]]:
+    """The top-level file (several are laid over each other, `overrides` over all) and each subject's source by name."""
     paths = list(configfiles) or [path for path in [folder / "config" / "config.yaml"] if path.exists()]
     top = Source("config/config.yaml", {})
     for path in paths:
         source, found = read_source(path, _shown(path, folder))
         errors.extend(found)
         top = Source(source.name, merge_settings(top.values, source.values), top.lines | source.lines)
-    inline = top.values.get("subjects") or {}
-    subjects = {str(name): top.below("subjects", str(name)) for name in (inline if isinstance(inline, dict) else {})}
+    lines = top.lines | dict.fromkeys(_paths(overrides, ()), COMMAND_LINE)
+    top = Source(top.name, merge_settings(top.values, overrides), lines)
+    for key in ("subjects", "defaults"):
+        if not isinstance(top.values.get(key) or {}, dict):
+            errors.append(f"{_place((key,), [top])}: {key}: must hold keys and values; found {top.values[key]!r}")
+    subjects = {name: top.below("subjects", name) for name in top.below("subjects").values}
+    for name in subjects:
+        errors += [f"{_place(('subjects', name), [top])}: subjects: {text}" for text in _misnamed(name)]
     if not configfiles:
         for path in sorted((folder / "config" / "subjects").glob("*.y*ml")):
             source, found = read_source(path, _shown(path, folder))
             errors.extend(found)
+            errors += [f"{source.name}: the file's name is the subject's: {text}" for text in _misnamed(path.stem)]
             if path.stem in subjects:
                 errors.append(f"{source.name}: subject {path.stem!r} also stands in {top.name}; keep one of them")
             elif not found:
                 subjects[path.stem] = source
     return top, subjects
+
+
+def _misnamed(subject: str) -> Iterator[str]:
+    """Why a subject cannot be called so; nothing where it can."""
+    try:
+        check_name(subject)
+    except ValueError as error:
+        yield str(error)
+
+
+def _paths(values: dict[str, Any], above: KeyPath) -> Iterator[KeyPath]:
+    """The path of every key of nested mappings."""
+    for key, value in values.items():
+        yield (*above, key)
+        if isinstance(value, dict):
+            yield from _paths(value, (*above, key))
 
 
 def _shown(path: Path, folder: Path) -> str:
@@ -97,8 +120,7 @@ def _layer(kind: str, name: str, key: str, owner: Source, errors: list[str]) -> 
     folder = HOUSE / "config" / kind
     names = [path.stem for path in sorted(folder.glob("*.yaml"))]
     if name not in names:
-        line = owner.line_of((key,))
-        errors.append(f"{owner.name}:{line or 1}: {key}: no {kind[:-1]} {name!r}; {nearest(str(name), names)}")
+        errors.append(f"{_place((key,), [owner])}: {key}: no {kind[:-1]} {name!r}; {nearest(str(name), names)}")
         return None
     source, found = read_source(folder / f"{name}.yaml", f"config/{kind}/{name}.yaml")
     errors.extend(found)
@@ -151,11 +173,12 @@ def _line(path: KeyPath, sources: Sequence[Source]) -> int:
 
 
 def _place(path: KeyPath, sources: Sequence[Source]) -> str:
-    """`file:line` of a key path, in the uppermost layer that holds it."""
+    """`file:line` of a key path, or `--config`, in the uppermost layer that holds it."""
     for length in range(len(path), 0, -1):
         for source in sources:
             if path[:length] in source.lines:
-                return f"{source.name}:{source.lines[path[:length]]}"
+                line = source.lines[path[:length]]
+                return "--config" if line == COMMAND_LINE else f"{source.name}:{line}"
     return sources[0].name
 
 

@@ -9,11 +9,14 @@ from typing import Any
 import yaml
 
 KeyPath = tuple[str | int, ...]
+COMMAND_LINE = 0
+"""In place of a line: the value was given by `--config`."""
+TOO_DEEP = "nests too deeply, or an alias (*name) stands within its own anchor (&name)"
 
 
 @dataclass(frozen=True)
 class Source:
-    """One YAML file's values, and the line of each key path."""
+    """One YAML file's values, and the line of each key path, COMMAND_LINE for a value from there."""
 
     name: str
     values: dict[str, Any]
@@ -41,8 +44,10 @@ class Source:
 
 def read_source(path: Path, name: str) -> tuple[Source, list[str]]:
     """Read one YAML file; the second value lists what is wrong with it, each with file and line."""
+    text = ""
     try:
-        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+        text = path.read_text(encoding="utf-8")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
     except OSError as error:
         return Source(name, {}), [f"{name}: cannot be read: {error.strerror}"]
     except UnicodeDecodeError:
@@ -50,13 +55,21 @@ def read_source(path: Path, name: str) -> tuple[Source, list[str]]:
     except yaml.MarkedYAMLError as error:
         line = f":{error.problem_mark.line + 1}" if error.problem_mark else ""
         return Source(name, {}), [f"{name}{line}: not valid YAML: {error.problem}"]
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        return Source(name, {}), [f"{name}:{line}: holds the control character {text[error.position]!r}; remove it"]
+    except RecursionError:
+        return Source(name, {}), [f"{name}: {TOO_DEEP}"]
     if node is None:
         return Source(name, {}), []
     if not isinstance(node, yaml.MappingNode):
         return Source(name, {}), [f"{name}:1: must hold keys and values at top level"]
     lines: dict[KeyPath, int] = {}
     errors: list[str] = []
-    values = _convert(node, (), lines, errors, name)
+    try:
+        values = _convert(node, (), lines, errors, name)
+    except RecursionError:
+        return Source(name, {}), [f"{name}: {TOO_DEEP}"]
     return Source(name, values, lines), errors
 
 
@@ -83,5 +96,17 @@ def _convert(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], errors: 
     constructor = yaml.SafeLoader("")
     try:
         return constructor.construct_object(node)
+    except (yaml.YAMLError, ValueError, LookupError, OverflowError) as error:
+        place = f"{name}:{node.start_mark.line + 1}: {'.'.join(map(str, path))}"
+        errors.append(f"{place}: {_unreadable(node, error)}")
+        return None
     finally:
         constructor.dispose()
+
+
+def _unreadable(node: yaml.Node, error: Exception) -> str:
+    """Why a value cannot be read as what YAML takes it for, and what to do."""
+    if isinstance(error, yaml.constructor.ConstructorError):
+        return f"the tag {node.tag} is not known here; write the value itself"
+    kind = node.tag.rpartition(":")[2]
+    return f"YAML takes {node.value!r} for a {kind}, which it is not; put it in quotes to make it text"

@@ -1,0 +1,61 @@
+"""`make new`: what was given is what the configuration then reads, and nothing is written outside of it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from likeness.config.load import load_project
+from likeness.config.source import read_source
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
+
+
+def new(folder: Path, name: str, photos: str = "data", trigger: str = "j4ne") -> subprocess.CompletedProcess[str]:
+    flags = ["--name", name, "--photos", photos, "--trigger", trigger, "--folder", str(folder)]
+    return subprocess.run(
+        [sys.executable, str(SCRIPTS / "new_subject.py"), *flags], capture_output=True, text=True, timeout=60
+    )
+
+
+@pytest.fixture
+def as_yaml(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    from new_subject import as_yaml
+
+    return as_yaml
+
+
+def test_every_text_is_read_back_as_it_was_given(tmp_path: Path, as_yaml) -> None:
+    path = tmp_path / "one.yaml"
+
+    @given(TEXTS, TEXTS)
+    def round_trip(trigger: str, photos: str) -> None:
+        path.write_text(as_yaml("character", trigger, photos), encoding="utf-8")
+        source, errors = read_source(path, path.name)
+        assert errors == []
+        assert (source.values["trigger"], source.values["photos"]) == (trigger, photos)
+
+    round_trip()
+
+
+@pytest.mark.parametrize("trigger", ["1234", "off", "ohwx: man", "2024-13-45", "!env X", "jane # not a comment"])
+def test_words_that_yaml_reads_otherwise_can_be_triggers(tmp_path: Path, trigger: str) -> None:
+    done = new(tmp_path, "jane", "My Photos #1", trigger)
+    assert done.returncode == 0, done.stderr
+    subject = load_project(tmp_path).project.subjects["jane"]
+    assert (subject.trigger, subject.photos[0].path) == (trigger, "My Photos #1")
+
+
+@pytest.mark.parametrize("name", ["Jane", "my_cat", "report", "models", "all", "../x", "a/b"])
+def test_a_name_that_no_subject_can_have_writes_nothing(tmp_path: Path, name: str) -> None:
+    done = new(tmp_path / "project", name)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert repr(name) in done.stderr
+    assert list(tmp_path.iterdir()) == []
