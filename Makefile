@@ -2,8 +2,10 @@
 SHELL := bash
 PYTHON ?= python3
 VENV := .venv
-RUN := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 $(abspath $(VENV))/bin/python
+RUN := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 "$(CURDIR)/$(VENV)/bin/python"
 CORES ?= all
+# A value as one word of the shell, whatever it holds.
+quoted = '$(subst ','\'',$(1))'
 
 .PHONY: help install demo test test-full test-long check new curate models try inspect doctor unlock why prune lock generate clean-demo
 
@@ -42,20 +44,20 @@ check: $(VENV)/.installed ## formatting, types, lint of code and workflow
 	$(RUN) -m snakemake --lint
 
 new: $(VENV)/.installed ## NAME=jane RECIPE=character PHOTOS=path TRIGGER=j4ne: write config/subjects/jane.yaml
-	@$(RUN) scripts/new_subject.py --name "$(NAME)" --recipe "$(or $(RECIPE),character)" --photos "$(PHOTOS)" --trigger "$(TRIGGER)"
+	@$(RUN) scripts/new_subject.py --name $(call quoted,$(NAME)) --recipe $(call quoted,$(or $(RECIPE),character)) --photos $(call quoted,$(PHOTOS)) --trigger $(call quoted,$(TRIGGER))
 
 curate: $(VENV)/.installed ## every photo, its fate and reason, mask and caption; stops before anything that needs a GPU
 	$(RUN) -m snakemake --cores $(CORES) curate
 
 try: $(VENV)/.installed ## NAME=jane PROMPT="…" SCALE=0.9, BESIDE=film.safetensors METHOD=sum|k-lora|masked WORD=film: draw one image
-	@$(RUN) scripts/try_lora.py --name "$(NAME)" --prompt "$(PROMPT)" --scale "$(or $(SCALE),1.0)" \
-	  $(if $(BESIDE),--beside "$(BESIDE)" --method "$(or $(METHOD),sum)" $(if $(WORD),--word "$(WORD)"))
+	@$(RUN) scripts/try_lora.py --name $(call quoted,$(NAME)) --prompt $(call quoted,$(PROMPT)) --scale "$(or $(SCALE),1.0)" \
+	  $(if $(BESIDE),--beside $(call quoted,$(BESIDE)) --method "$(or $(METHOD),sum)" $(if $(WORD),--word $(call quoted,$(WORD))))
 
 models: $(VENV)/.installed ## fetch and verify the configured models, so that runs can be offline
 	$(RUN) -m snakemake --cores 1 --forcerun fetch_models -- models
 
 inspect: $(VENV)/.installed ## FILE=x.safetensors: say what a LoRA file is, from any trainer
-	@$(RUN) scripts/inspect_lora.py "$(FILE)"
+	@$(RUN) scripts/inspect_lora.py $(call quoted,$(FILE))
 
 doctor: $(VENV)/.installed ## check GPU, memory, disk, weights and configuration
 	@$(RUN) scripts/check_machine.py

@@ -1,0 +1,61 @@
+"""The Makefile in a project whose path holds a space: each target starts the project's own Python with whole arguments."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+MAKEFILE = Path(__file__).parents[1] / "Makefile"
+PYTHON = """\
+#!/usr/bin/env python3
+import json, os, sys
+with open(os.environ["CALLS"], "a") as file:
+    file.write(json.dumps(sys.argv[1:]) + "\\n")
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy whose Python writes down what it is asked for."""
+    place = tmp_path / "my first project"
+    for name in ("envs/lock.txt", "envs/uv.txt", "demo/config.yaml", ".venv/.installed", ".venv/bin/python"):
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_text(PYTHON)
+    (place / ".venv" / "bin" / "python").chmod(0o755)
+    (place / "Makefile").write_bytes(MAKEFILE.read_bytes())
+    return place
+
+
+def made(folder: Path, target: str, **variables: str) -> list[list[str]]:
+    """The arguments of every call of Python that a target makes."""
+    calls = folder / "calls"
+    command = ["make", "--no-print-directory", target, *(f"{name}={value}" for name, value in variables.items())]
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={"PATH": "/usr/bin:/bin", "CALLS": str(calls)},
+    )
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in calls.read_text("utf-8").splitlines()]
+
+
+@pytest.mark.parametrize("target", ["demo", "curate", "models", "doctor", "unlock", "why", "prune", "generate", "test"])
+def test_a_path_with_a_space_is_one_word(folder: Path, target: str) -> None:
+    assert all(call[0].endswith(".py") or call[0] == "-m" for call in made(folder, target))
+
+
+@pytest.mark.parametrize("text", ["My Photos #1", "it's", 'say "cheese"', "a, b; `c` \\ d"])
+def test_values_arrive_whole(folder: Path, text: str) -> None:
+    (call,) = made(folder, "new", NAME="jane", PHOTOS=text, TRIGGER=text)
+    assert call[1:] == ["--name", "jane", "--recipe", "character", "--photos", text, "--trigger", text]
+    (_, call) = made(folder, "try", NAME="jane", PROMPT=text, BESIDE="a b.safetensors", WORD=text)
+    given = dict(zip(call[1::2], call[2::2], strict=True))
+    assert (given["--prompt"], given["--beside"], given["--word"]) == (text, "a b.safetensors", text)
+    (*_, call) = made(folder, "inspect", FILE=text)
+    assert call[1:] == [text]
