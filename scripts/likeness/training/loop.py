@@ -24,7 +24,7 @@ from likeness.errors import UserError
 from likeness.klein.family import Layout
 from likeness.training.data import TrainingData
 from likeness.training.losses.make import make_objective
-from likeness.training.losses.objective import Report, Seen, predict
+from likeness.training.losses.objective import Report, Seen, gradients_if, predict
 from likeness.training.memory import BackOff, checkpoint_blocks, retry
 from likeness.training.noise import generator_for
 from likeness.training.plan import Plan
@@ -135,7 +135,9 @@ def gradients(training: Training, whole: Sequence[Sequence[str]]) -> torch.Tenso
     pairs = [list(zip(shown[place], draws, strict=True)) for place, draws in zip(own, drawn, strict=True)]
     report = Report()
     for batch in training.back_off.split(pairs):
-        terms, values = training.objective(look(training, *zip(*batch, strict=True)), counts)
+        with gradients_if(training.objective.learns_from_prediction):
+            seen = look(training, *zip(*batch, strict=True))
+        terms, values = training.objective(seen, counts)
         training.objective.backward(terms, list(training.weights.values()), training.step)
         report.extend(values)
     sigmas = [draw.sigma for draws in drawn for draw in draws]

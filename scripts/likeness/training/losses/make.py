@@ -17,6 +17,8 @@ from likeness.training.losses.velocity import VelocityLoss
 
 OF_CLASS = "prior_preservation"
 """The one loss about pictures of the class."""
+OF_THEIR_OWN = ("output_preservation", "slider", "image_slider")
+"""Losses that read only predictions that they ask for themselves."""
 FEW = 2
 """More auxiliary losses than this are hard to balance by hand, so their gradients are compared in the log."""
 
@@ -42,7 +44,10 @@ def make_objective(settings: LossesSettings, data: TrainingData, vae: Any = None
     `vae` is needed by losses that look at the picture.
     """
     on = {name: one for name in MAKERS if (one := getattr(settings, name)) is not None}
-    terms = tuple(Term(name, one, MAKERS[name](one, data, vae), name == OF_CLASS) for name, one in on.items())
+    terms = tuple(
+        Term(name, one, MAKERS[name](one, data, vae), name == OF_CLASS, name not in OF_THEIR_OWN)
+        for name, one in on.items()
+    )
     if len(settings.auxiliary) <= FEW:
         return Objective(terms)
     logger.warning(

@@ -2,7 +2,8 @@
 
 A loss gives one value a sample, in float32. The sum over a step's samples is divided once by their number, so a step's
 loss is the mean over its samples however it is split into micro-batches, and the logged loss is the optimised one.
-Samples outside of a loss's window count as 0 and are not shown to it, so it costs nothing for them. Every loss is about
+Samples outside of a loss's window count as 0 and are not shown to it, so it costs nothing for them. A loss of weight 0 is
+only watched: it is computed without a gradient, and so is the prediction where no other loss reads it. Every loss is about
 the subject's samples, except one about those of its class (prior preservation); each kind is divided by its own number.
 
 Axes: B samples, L target tokens, C latent channels, T text tokens, D embedding width.
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Protocol
@@ -95,6 +97,11 @@ def predict(transformer: Any, batch: Batch, noisy_BLC: torch.Tensor, sigma_B: to
     )
 
 
+def gradients_if(wanted: bool) -> AbstractContextManager[Any]:
+    """Within it no gradient is prepared, unless one is wanted."""
+    return nullcontext() if wanted else torch.no_grad()
+
+
 class Loss(Protocol):
     """One loss: a value for each sample of the micro-batch, (B,), in float32, with gradient."""
 
@@ -110,12 +117,23 @@ class Term:
     loss: Loss
     of_class: bool = False
     """Whether it is about samples of the class instead of the subject's."""
+    reads_prediction: bool = True
+    """Whether it reads the prediction for the samples' own captions, and not only predictions of its own."""
 
-    def values(self, seen: Seen) -> torch.Tensor:
-        """The loss of each sample; 0 for those outside of the window, and for samples that it is not about."""
+    @property
+    def is_watched(self) -> bool:
+        """Whether its value is logged and nothing is learned from it."""
+        return self.settings.weight == 0
+
+    def places(self, seen: Seen) -> list[int]:
+        """Which samples of a micro-batch it is about, and are in its window."""
         low, high = self.settings.sigma_min, self.settings.sigma_max
         asked = seen.batch.of_class == self.of_class
-        inside = [place for place, sigma in enumerate(seen.sigmas) if asked and low <= sigma <= high]
+        return [place for place, sigma in enumerate(seen.sigmas) if asked and low <= sigma <= high]
+
+    def values(self, seen: Seen) -> torch.Tensor:
+        """The loss of each sample; 0 for those that it is not about."""
+        inside = self.places(seen)
         if not inside:
             return torch.zeros(len(seen.sigmas), device=seen.noise_BLC.device)
         values_B = self.loss(seen.subset(inside))
@@ -147,6 +165,11 @@ class Objective:
 
     terms: tuple[Term, ...]
 
+    @property
+    def learns_from_prediction(self) -> bool:
+        """Whether the prediction for the samples' own captions needs a gradient."""
+        return any(term.reads_prediction and not term.is_watched for term in self.terms)
+
     def __call__(self, seen: Seen, samples_of_step: Mapping[bool, int]) -> tuple[Terms, Report]:
         """Weighted terms whose sum is this micro-batch's part of the step's loss, and the values behind them.
 
@@ -154,9 +177,14 @@ class Objective:
         """
         weighted: Terms = {}
         report = Report()
+        # What watched losses derive from the prediction has no gradient, so the others must not share it.
+        apart = replace(seen, predicted_BLC=seen.predicted_BLC.detach())
         for term in self.terms:
-            values_B = term.values(seen) * seen.batch.scale_B
-            weighted[term.name] = term.settings.weight * values_B.sum() / max(1, samples_of_step[term.of_class])
+            with gradients_if(not term.is_watched):
+                values_B = term.values(apart if term.is_watched else seen) * seen.batch.scale_B
+                part = term.settings.weight * values_B.sum() / max(1, samples_of_step[term.of_class])
+            # The gradient of a watched loss is 0, not absent: a step that sees nothing else is a step all the same.
+            weighted[term.name] = part.requires_grad_(bool(term.places(seen))) if term.is_watched else part
             report.values[term.name] = [values_B.detach()]
         return weighted, report
 
@@ -171,8 +199,12 @@ class Objective:
     def backward(self, terms: Terms, weights: Sequence[torch.nn.Parameter], step: int) -> None:
         """Add the gradient of the terms' sum to the adapter; none where no sample lies in any window."""
         total = torch.stack(list(terms.values())).sum()
-        if total.requires_grad:
-            total.backward()
+        if not total.requires_grad:
+            return
+        total.backward()
+        for weight in weights:
+            if weight.requires_grad and weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
 
     def grad_ratios(self) -> list[float]:
         """Norm of each term's gradient over that of the first, in this step; empty where they were not compared."""
