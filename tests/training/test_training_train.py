@@ -19,10 +19,13 @@ from likeness.errors import UserError
 from likeness.klein.family import layout_of
 from likeness.lora.dora import Dora, read_adapter
 from likeness.lora.files import Verified, read_lora
+from likeness.lora.inspect import inspect_lora
 from likeness.store import sha256_of_file
 from likeness.tables import LOG, read_rows
 from likeness.training import run as run_module
 from likeness.training import train as train_module
+from likeness.training.base import open_base
+from likeness.training.files import verify_weights
 from likeness.training.frozen import block_linears, linear_at
 from likeness.training.train import VERSION, steps_sum, train_lora, training_key
 
@@ -424,3 +427,25 @@ def test_a_finished_training_is_recognised_without_loading_torch(photo_world):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "work: training-steps 0 computed, 2 reused; models loaded 0"
     assert bytes_of(world.root / "again") == bytes_of(world.root / "out")
+
+
+@pytest.mark.parametrize("kind", ["lora", "dora", "lokr"])
+def test_the_pipeline_saves_checkpoints_of_a_warm_up_that_has_not_begun_to_learn(photo_world, kind):
+    """Step 1 has the rate 0; its file is the bare model's, is scored like any other, and can be started from."""
+    world, changes = photo_world, {"save_every": 1, "steps": 3, "adapter": {"kind": kind}, "ema": {"decay": 0.9}}
+    world.encode()
+    with_warm_up = {**changes, "schedule": {"warmup_steps": 2}}
+    assert train(world, **with_warm_up).computed == 3
+    log = read_rows(world.root / "out/log.parquet", LOG)
+    assert [row["learning_rate"] > 0 for row in log] == [False, True, True]
+    files = [world.root / "out" / f"step-{step:06d}.safetensors" for step in (1, 2, 3)]
+    assert train(world, "next", init=str(files[0]), **changes).computed == 3
+    if kind == "dora":
+        return
+    found = [inspect_lora(path) for path in files]
+    norms = [sum(block.norm for block in one.blocks) for one in found]
+    assert norms[0] == 0 and 0 < norms[1] < norms[2]
+    base = open_base(world.train_stage().base_model, offline=True)
+    assert verify_weights(files[0], base, found[0].modules, may_change_nothing=True)
+    with pytest.raises(UserError, match=r"changes nothing: .* take a later checkpoint"):
+        verify_weights(files[0], base, found[0].modules, may_change_nothing=False)

@@ -159,19 +159,26 @@ def open_lora(path: Path, lokr_rank: int | None = None) -> Lora:
 
 
 def verify_lora(
-    path: Path, base_or_transformer: BaseModel | Flux2Transformer2DModel | Layout, expected_count: int | None = None
+    path: Path,
+    base_or_transformer: BaseModel | Flux2Transformer2DModel | Layout,
+    expected_count: int | None = None,
+    may_change_nothing: bool = False,
 ) -> Verified:
     """Load a file through diffusers' own loader into a copy of the model without weights, and compare with the file.
 
-    Raises UserError unless every module of the file arrives with the same values and scale, at least one B is not zero,
-    and there are `expected_count` modules. The given model is left as it is; of a known layout none is needed.
+    Raises UserError unless every module of the file arrives with the same values and scale, one of them changes anything
+    (or the file `may_change_nothing`), and there are `expected_count` modules. The given model is left as it is; of a known
+    layout none is needed.
     """
-    modules, scale = compare_loaded(path, base_or_transformer, expected_count)
+    modules, scale = compare_loaded(path, base_or_transformer, expected_count, may_change_nothing)
     return Verified(modules, scale, sha256_of_file(path))
 
 
 def compare_loaded(
-    path: Path, base_or_transformer: BaseModel | Flux2Transformer2DModel | Layout, expected_count: int | None = None
+    path: Path,
+    base_or_transformer: BaseModel | Flux2Transformer2DModel | Layout,
+    expected_count: int | None = None,
+    may_change_nothing: bool = False,
 ) -> tuple[int, float | None]:
     """`verify_lora` without the file's hash: how many modules were loaded, and their one scale."""
     lora = open_lora(path)
@@ -182,9 +189,11 @@ def compare_loaded(
     changes = False
     for name, module in lora.modules.items():
         check_loaded(path, name, module, loaded[name])
-        changes = changes or bool(module.B_OR.any())
-    if not changes:
-        raise UserError(f"LoRA file {path} changes nothing: all its B matrices are zero.")
+        changes = changes or bool(module.A_RI.any() and module.B_OR.any())
+    if not changes and not may_change_nothing:
+        raise UserError(
+            f"LoRA file {path} changes nothing: every change of weight in it is zero. Train longer, or take a later checkpoint."
+        )
     scales = {round(module.scale, 9) for module in loaded.values()}
     return len(loaded), scales.pop() if len(scales) == 1 else None
 

@@ -63,9 +63,14 @@ def sides_of(name: str, weights: Weights) -> dict[str, torch.Tensor]:
     return {key.removeprefix(start): weight for key, weight in weights.items() if key.startswith(start)}
 
 
-def verify_weights(path: Path, base: BaseModel, modules: int) -> Verified:
-    """Load a written file back through diffusers' own loader; UserError where anything arrives changed or not at all."""
-    return verify_dora(path, base, modules) if is_dora(path) else verify_lora(path, base, modules)
+def verify_weights(path: Path, base: BaseModel, modules: int, may_change_nothing: bool) -> Verified:
+    """Load a written file back through diffusers' own loader; UserError where anything arrives changed or not at all.
+
+    Only before a training's first step with a rate above 0 may its file change nothing.
+    """
+    if is_dora(path):
+        return verify_dora(path, base, modules)
+    return verify_lora(path, base, modules, may_change_nothing)
 
 
 def starting_weights(path: Path, settings: TrainingSettings, layout: Layout) -> dict[str, torch.Tensor]:

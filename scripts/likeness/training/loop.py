@@ -89,6 +89,11 @@ class Training:
         first, last = (int(place * count * prior.ratio) for place in (step, step + 1))
         return whole + [self.class_plan.micro_batch(place) for place in range(first, last)]
 
+    @property
+    def has_learned(self) -> bool:
+        """Whether a step had a rate above 0; a warm-up begins with one at 0."""
+        return any(row.learning_rate > 0 for row in self.log)
+
     def forget_gradients(self) -> None:
         """Undo what a step that failed half-way has added up."""
         self.optimizer.zero_grad(set_to_none=True)
