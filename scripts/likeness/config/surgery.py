@@ -23,7 +23,9 @@ SURGERY = "surgery"
 """The phase under which candidates of surgery stand in tables; their step is 0."""
 BEST = "best"
 FILE_ENDING = ".safetensors"
-BLOCK_KEY = r"(double|single)(\.\d+(-\d+)?)?|other"
+OTHER = "other"
+"""What the modules outside of all blocks are called together."""
+BLOCK_KEY = rf"(double|single)(\.\d+(-\d+)?)?|{OTHER}"
 """How blocks are written: one (`single.7`), a range (`double.0-3`), a whole kind, or `other` (outside of the blocks)."""
 
 

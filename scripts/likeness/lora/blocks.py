@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from likeness.config.surgery import BLOCK_KEY
+from likeness.config.surgery import BLOCK_KEY, OTHER
 from likeness.errors import UserError, nearest
 from likeness.klein.family import Layout
 from likeness.klein.targets import DOUBLE_BLOCKS, SINGLE_BLOCKS
@@ -18,7 +18,6 @@ from likeness.lora.adapter import Lora
 from likeness.lora.factors import energy
 from likeness.lora.operation import Operated, Operation
 
-OTHER = "other"
 KINDS = {DOUBLE_BLOCKS: "double", SINGLE_BLOCKS: "single"}
 _BLOCK = re.compile(rf"({DOUBLE_BLOCKS}|{SINGLE_BLOCKS})\.(\d+)\.")
 

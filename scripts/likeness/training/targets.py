@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from likeness.config.surgery import OTHER
 from likeness.config.training import TrainingSettings
 from likeness.errors import UserError, nearest
 from likeness.klein.targets import PRESETS, targets_of_blocks
-from likeness.lora.blocks import OTHER
 from likeness.tables import read_rows
 from likeness.tables_surgery import ABLATION
 
