@@ -13,6 +13,7 @@ from tests.faces.test_stage import full, program, save
 from likeness.config.masks import MaskSettings
 from likeness.errors import UserError
 from likeness.faces.stage import FaceStageRunner
+from likeness.masks.folder import read_mask
 from likeness.masks.merge import mask_files
 from likeness.masks.stage import MaskStageRunner
 from likeness.photos.images import ImageRef
@@ -129,6 +130,45 @@ def test_mask_by_hand_at_half_the_size_is_brought_to_the_photos(photo, toy_setti
     path = by_hand(tmp_path / "half.png", (45, 40, 85, 80), (128, 128))
     row = MaskStageRunner(GRABCUT, store, True, 1).rows(photo, face, path)[0]
     assert picture(store, row["mask_sha256"]).shape == (256, 256) and row["status"] == "ok"
+
+
+@pytest.mark.parametrize("colour", [(255, 255, 255), (90, 60, 40), (0, 0, 0)])
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
+def test_a_cut_out_is_the_mask_of_what_is_opaque_in_it(mode, colour, photo, toy_settings, store, tmp_path):
+    (face,) = faces_of(photo, toy_settings, store)
+    pixels_HWC = np.zeros((256, 256, 4), np.uint8)
+    pixels_HWC[..., :3] = 255
+    pixels_HWC[80:160, 90:170] = (*colour, 255)
+    picture_of_it = Image.fromarray(pixels_HWC)
+    if mode == "P":
+        indices_HW = (pixels_HWC[..., 3] > 0).astype(np.uint8)
+        picture_of_it = Image.fromarray(indices_HW, "P")
+        picture_of_it.putpalette([255, 255, 255, *colour])
+        picture_of_it.info["transparency"] = 0
+    elif mode == "LA":
+        picture_of_it = picture_of_it.convert("LA")
+    picture_of_it.save(tmp_path / "cut.png")
+    row = MaskStageRunner(GRABCUT, store, True, 1).rows(photo, face, str(tmp_path / "cut.png"))[2]
+    assert (row["kind"], row["status"]) == ("person", "ok")
+    assert np.array_equal(picture(store, row["mask_sha256"]) > 0, pixels_HWC[..., 3] > 0)
+
+
+def test_a_mask_whose_alpha_is_all_opaque_is_its_white(photo, toy_settings, store, tmp_path):
+    (face,) = faces_of(photo, toy_settings, store)
+    plain = MaskStageRunner(GRABCUT, store, True, 1).rows(photo, face, by_hand(tmp_path / "m.png", (90, 80, 170, 160)))
+    Image.open(tmp_path / "m.png").convert("RGBA").save(tmp_path / "opaque.png")
+    rows = MaskStageRunner(GRABCUT, store, True, 1).rows(photo, face, str(tmp_path / "opaque.png"))
+    assert [row["mask_sha256"] for row in rows] == [row["mask_sha256"] for row in plain]
+
+
+def test_an_exif_turn_turns_the_alpha_too(tmp_path):
+    alpha_HW = np.zeros((40, 60), np.uint8)
+    alpha_HW[:10, :20] = 255
+    image = Image.fromarray(np.dstack([np.zeros((40, 60, 3), np.uint8), alpha_HW]))
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn clockwise brings it upright
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(read_mask(str(tmp_path / "turned.png"), 60, 40), np.rot90(alpha_HW, -1) > 0)
 
 
 def test_folder_backend_without_a_mask(photo, toy_settings, store, tmp_path):

@@ -12,14 +12,18 @@ from likeness.config.masks import MaskKind, MaskSettings
 from likeness.errors import UserError
 from likeness.faces.detector import Face
 from likeness.masks.grow import resized
-from likeness.photos.load import load_photo
+from likeness.photos.load import load_alpha, load_photo
 
 ASPECT_TOLERANCE = 0.02
 
 
 def read_mask(path: str, height_px: int, width_px: int) -> NDArray[np.bool_]:
-    """Read the user's mask, white inside, at the photo's size (H, W); raises UserError for another shape or no picture."""
-    grey = cv2.cvtColor(load_photo(path), cv2.COLOR_RGB2GRAY)
+    """Read the user's mask at the photo's size (H, W): white inside, or a cut-out, opaque inside whatever its colours.
+
+    Raises UserError for another shape or no picture.
+    """
+    alpha = load_alpha(path)
+    grey = cv2.cvtColor(load_photo(path), cv2.COLOR_RGB2GRAY) if alpha is None else alpha
     height, width = grey.shape
     if abs(width / height / (width_px / height_px) - 1) > ASPECT_TOLERANCE:
         raise UserError(

@@ -29,6 +29,7 @@ from likeness.photos.load import read_photo_bytes
 from likeness.store import Item, Store, item_key, sha256_of_bytes
 
 VERSION = 1
+BY_HAND_VERSION = 2
 CROP_VERSION = 1
 
 Row = dict[str, Any]
@@ -109,7 +110,7 @@ class MaskStageRunner:
 
         if by_hand:
             content = [sha256_of_bytes(read_photo_bytes(by_hand)), list(size), place]
-            key = item_key("masks", VERSION, settings, "folder", content)
+            key = item_key("masks", BY_HAND_VERSION, settings, "folder", content)
             return self.store.load_or_compute(
                 "masks", key, lambda: self._pack(face, lambda _: read_mask(by_hand, *size))
             )

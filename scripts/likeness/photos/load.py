@@ -13,14 +13,18 @@ from __future__ import annotations
 import contextlib
 import io
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pillow_heif
 from PIL import Image, ImageCms, ImageOps
 
 from likeness.errors import TransientError, UserError
+
+Converted = TypeVar("Converted")
 
 Image.init()
 pillow_heif.register_heif_opener()
@@ -95,6 +99,17 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         return to_srgb_upright(image, name)
 
 
+def load_alpha(path: Path | str) -> np.ndarray | None:
+    """Read how opaque each pixel of a photo is, upright, (H, W) uint8; None where all of it is, or it holds no alpha.
+
+    Raises as `load_photo` does.
+    """
+    with open_image(read_photo_bytes(path), str(path)) as image:
+        check_pixels(image.size, str(path))
+        alpha = decoded(image, str(path), alpha_of)
+    return None if alpha is None or alpha.getextrema() == (255, 255) else np.array(alpha)
+
+
 def decode_small(data: bytes, name: str, least_px: int) -> tuple[Image.Image, tuple[int, int]]:
     """Decode a photo as `decode_image` does, but a JPEG at a half, quarter or eighth while both sides keep `least_px`.
 
@@ -112,7 +127,15 @@ def decode_small(data: bytes, name: str, least_px: int) -> tuple[Image.Image, tu
 
 
 def to_srgb_upright(image: Image.Image, name: str) -> Image.Image:
-    """Decode an opened image; raises PhotoError for damaged pixels, and for pixels of a kind that cannot be read."""
+    """Decode an opened image; raises as `decoded` does."""
+    return decoded(image, name, to_srgb)
+
+
+def decoded(image: Image.Image, name: str, convert: Callable[[Image.Image], Converted]) -> Converted:
+    """Decode an opened image, turn it upright and convert it.
+
+    Raises PhotoError for damaged pixels, and for pixels of a kind that cannot be read.
+    """
     try:
         image.load()
     except Exception as error:  # decoders raise what they like on damaged data
@@ -121,7 +144,7 @@ def to_srgb_upright(image: Image.Image, name: str) -> Image.Image:
             f"{name}: the file is damaged or truncated ({first_words(error)}). Copy it again from where it came.",
         ) from error
     try:
-        return to_srgb(upright(image))
+        return convert(upright(image))
     except Exception as error:
         raise PhotoError(
             "not_an_image",
@@ -185,7 +208,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         grey = grey_to_8_bit(np.asarray(image))
         return Image.fromarray(grey).convert("RGB")
-    if "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA"):
+    if has_alpha(image):
         image = image.convert("RGBA")
         alpha = image.getchannel("A")
         colours = convert_profile(image.convert("RGB"), profile)
@@ -194,6 +217,18 @@ def to_srgb(image: Image.Image) -> Image.Image:
     if image.mode == "P":
         image = image.convert("RGB")
     return convert_profile(image, profile)
+
+
+def has_alpha(image: Image.Image) -> bool:
+    """Whether an image says how opaque its pixels are: in a channel, or by a colour that counts as transparent."""
+    if image.mode.startswith(("I", "F")):  # 16-bit grey and floats: nothing converts their transparent grey
+        return False
+    return "transparency" in image.info or image.mode in ("RGBA", "RGBa", "LA", "La", "PA")
+
+
+def alpha_of(image: Image.Image) -> Image.Image | None:
+    """The alpha of an image as grey, 255 where it is opaque; None for an image without one."""
+    return image.convert("RGBA").getchannel("A") if has_alpha(image) else None
 
 
 def grey_to_8_bit(grey_HW: np.ndarray) -> np.ndarray:
