@@ -117,6 +117,22 @@ def test_an_absent_role_table_or_mask_folder_is_named(tmp_path: Path) -> None:
         assert key in str(caught.value)
 
 
+@pytest.mark.parametrize("kind", ["photos", "pairs"])
+def test_a_row_holds_the_hash_of_its_hand_mask(tmp_path: Path, photo_at: Writer, kind: str) -> None:
+    for name in ("p/a_start.png", "p/a_end.png", "p/b_start.png", "p/b_end.png"):
+        photo_at(name, seed=len(name))
+    mask = photo_at(f"masks/{'a' if kind == 'pairs' else 'a_end'}.png", seed=9)
+    folders = [{"path": str(tmp_path / "p"), "masks": str(tmp_path / "masks")}]
+    stage = PhotoStage.model_validate({"kind": kind, "folders": folders, "photo": {"min_side_px": 32}})
+    index = index_photos if kind == "photos" else index_pairs
+    for _ in range(2):
+        rows = {row["id"]: row for row in index(stage, 0, 1, Store(tmp_path / ".store"))}
+        expected = hashlib.sha256(mask.read_bytes()).hexdigest()
+        assert {row["mask_sha256"] for row in rows.values() if row["mask_path"]} == {expected}
+        assert {row["mask_sha256"] for row in rows.values() if not row["mask_path"]} == {None}
+        mask.write_bytes(mask.read_bytes() + b"edited")
+
+
 def test_a_file_name_that_is_not_utf8_is_an_error_that_says_so(tmp_path: Path, photo_at: Writer) -> None:
     photo_at("a.png")
     with open(bytes(tmp_path) + b"/b\xff.jpg", "wb") as file:  # noqa: PTH123

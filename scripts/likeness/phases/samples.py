@@ -25,8 +25,8 @@ CAPTION_COLUMNS = {
     if column.name != "id"
 }
 QUALITY_COLUMNS = tuple(column.name for column in QUALITY.columns if column.name not in ("id", "status", "reason"))
-NOT_FOR_SQL = frozenset({"path", "source_path", "target_path", "reference_paths", "mask_path"})
-"""Where files lie must not decide what is trained on: moving a folder would retrain."""
+NOT_FOR_SQL = frozenset({"path", "source_path", "target_path", "reference_paths", "mask_path", "mask_sha256"})
+"""Where files lie must not decide what is trained on, as moving a folder would retrain; nor how a hand saved its mask."""
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ because a flipped photo is far from itself.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -108,8 +109,18 @@ def check_any(found: Sequence[PhotoFile | PairFiles], folders: Sequence[PhotoFol
 
 def index_photo(photo: PhotoFile, settings: PhotoSettings, known: PackedItems) -> dict[str, Any]:
     """One PHOTOS row; a file that cannot be used keeps what is known of it, with status and reason."""
-    row = {"id": photo.id, "path": photo.path, "repeats": photo.repeats, "mask_path": photo.mask_path}
+    row = {"id": photo.id, "path": photo.path, "repeats": photo.repeats, **mask_facts(photo.mask_path)}
     return row | measure_file(photo.path, settings, known)
+
+
+def mask_facts(path: str | None) -> dict[str, str | None]:
+    """Path and hash of the user's own mask; without its hash an edited mask would leave the index as it was.
+
+    One that cannot be read has no hash: the masks stage says what is wrong with it.
+    """
+    with contextlib.suppress(PhotoError):
+        return {"mask_path": path, "mask_sha256": sha256_of_bytes(read_photo_bytes(path)) if path else None}
+    return {"mask_path": path, "mask_sha256": None}
 
 
 def measure_file(path: str, settings: PhotoSettings, known: PackedItems) -> dict[str, Any]:
@@ -171,7 +182,7 @@ def bits_above_median(coefficients_FF: NDArray[np.float64]) -> str:
 
 def index_pair(pair: PairFiles, settings: PhotoSettings, known: PackedItems) -> dict[str, Any]:
     """One PAIRS row: every role is measured, and the first thing wrong, from missing roles to sizes, is the reason."""
-    row: dict[str, Any] = {"id": pair.id, "repeats": pair.repeats, "mask_path": pair.mask_path}
+    row: dict[str, Any] = {"id": pair.id, "repeats": pair.repeats, **mask_facts(pair.mask_path)}
     references = [role for role in pair.paths if role.startswith("reference")]
     row |= {"source_path": pair.paths.get("source"), "target_path": pair.paths.get("target")}
     row["reference_paths"] = [pair.paths[role] for role in references]
