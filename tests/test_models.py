@@ -13,6 +13,7 @@ from likeness.config.base import ModelSource
 from likeness.config.load import load_project
 from likeness.errors import UserError
 from likeness.models import WantedModel, fetch_model, fetch_models, found_at, how_to_get, is_hub_id, wanted_models
+from likeness.quality.body import BodyModel
 from likeness.store import sha256_of_file
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -149,6 +150,18 @@ def test_the_bytes_of_a_file_are_held_against_its_sha256(tmp_path: Path) -> None
     wrong = right.model_copy(update={"sha256": "0" * 64})
     with pytest.raises(UserError, match=r"evaluation\.lpips.* have sha256"):
         fetch_model(WantedModel(subject="jane", key="evaluation.lpips", model=wrong))
+
+
+def test_make_models_and_the_stage_ask_for_the_same_sha256_of_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "vitpose"
+    folder.mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        (folder / name).write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    right = ModelSource(source=str(folder), sha256=sha256_of_file(folder / "model.safetensors"))
+    assert fetch_model(WantedModel(subject="jane", key="quality.body_pose", model=right)) == folder
+    with pytest.raises(UserError, match="not a ViTPose model"):  # past the comparison: these bytes are no network
+        _ = BodyModel("quality.body_pose", right, tmp_path / "store", offline=True).model
 
 
 def test_all_that_is_missing_is_named_at_once(hub: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from likeness.config.base import ModelSource
 from likeness.errors import UserError
-from likeness.faces.weights import files_fingerprint, hub_folder, model_fingerprint, weight_file
+from likeness.faces.weights import check_sha256, files_fingerprint, hub_folder, model_fingerprint, weight_file
 
 
 def test_file_fingerprint_is_its_sha256_and_is_remembered(tmp_path):
@@ -57,3 +57,31 @@ def test_local_folder_lists_what_it_lacks(tmp_path):
         hub_folder("masks.model", ModelSource(source=str(tmp_path)), ("config.json", "model.safetensors"), offline=True)
     (tmp_path / "model.safetensors").write_bytes(b"")
     assert hub_folder("k", ModelSource(source=str(tmp_path)), ("model.safetensors",), offline=True) == tmp_path
+
+
+def test_a_folders_sha256_is_that_of_its_weight_file(tmp_path):
+    folder, store = tmp_path / "model", tmp_path / "store"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_bytes(b"weights")
+    right = ModelSource(source=str(folder), sha256=hashlib.sha256(b"weights").hexdigest())
+    check_sha256("masks.model", right, folder, store)
+    (folder / "config.json").write_text('{"a": 1}')
+    check_sha256("masks.model", right, folder, store)
+    (folder / "model.safetensors").write_bytes(b"others!!")
+    with pytest.raises(UserError, match=rf"model\.safetensors have sha256 {hashlib.sha256(b'others!!').hexdigest()}"):
+        check_sha256("masks.model", right, folder, store)
+
+
+def test_a_folder_without_one_weight_file_has_the_digest_that_the_error_tells(tmp_path):
+    folder, store = tmp_path / "model", tmp_path / "store"
+    folder.mkdir()
+    for number in (1, 2):
+        (folder / f"model-0000{number}-of-00002.safetensors").write_bytes(bytes([number]))
+    with pytest.raises(UserError, match=r"have sha256 [0-9a-f]{64}") as caught:
+        check_sha256("captions.model", ModelSource(source=str(folder), sha256="0" * 64), folder, store)
+    told = str(caught.value).partition("have sha256 ")[2][:64]
+    check_sha256("captions.model", ModelSource(source=str(folder), sha256=told), folder, store)
+    (folder / "model-00002-of-00002.safetensors").write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"captions\.model"):
+        check_sha256("captions.model", ModelSource(source=str(folder), sha256=told), folder, store)

@@ -28,7 +28,9 @@ class ModelSource(Settings):
         default=None, description="Hub revision; pins the bytes and serves as the fingerprint."
     )
     sha256: str | None = Field(
-        default=None, description="Expected sha256 of the weight file; checked before the first use."
+        default=None,
+        description="Expected sha256 of the weight file, which in a folder is its `model.safetensors`; a folder without one "
+        "has a digest of all its files, which the error tells. Checked before the first use.",
     )
 
 

@@ -14,7 +14,10 @@ class PhotoFolder(Settings):
 
     path: str = Field(description="Folder of photos, searched through all subfolders.")
     repeats: int = Field(default=1, ge=1, le=1000, description="How often each of its photos is seen in one epoch.")
-    masks: str | None = Field(default=None, description="Folder of your own masks, one PNG of the same name a photo.")
+    masks: str | None = Field(
+        default=None,
+        description="Folder of your own masks, one PNG of the same name a photo: white inside, or transparent outside.",
+    )
 
 
 class PairFolder(Settings):
@@ -32,7 +35,9 @@ class PairFolder(Settings):
     )
     repeats: int = Field(default=1, ge=1, le=1000, description="How often each of its pairs is seen in one epoch.")
     masks: str | None = Field(
-        default=None, description="Folder of your own masks of the target, one PNG of the pair's name each."
+        default=None,
+        description="Folder of your own masks of the target, one PNG of the pair's name each: white inside, or "
+        "transparent outside.",
     )
 
 

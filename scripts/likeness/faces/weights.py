@@ -17,6 +17,8 @@ from likeness.store import canonical_json, sha256_of_bytes, sha256_of_file, writ
 
 WEIGHT_ENDINGS = frozenset({".onnx", ".pt", ".pth", ".safetensors", ".json", ".yaml", ".jinja"})
 REMEMBERED = "fingerprints.json"
+WEIGHTS = "model.safetensors"
+"""The weight file of a folder in transformers layout, where its weights are not in several."""
 
 
 def files_fingerprint(path: Path, store_root: Path) -> str:
@@ -59,13 +61,17 @@ def model_fingerprint(model: ModelSource, path: Path | None, store_root: Path) -
 
 
 def check_sha256(key: str, model: ModelSource, path: Path, store_root: Path) -> None:
-    """Compare weights with the configured sha256 before they are first used; raises UserError where they differ."""
+    """Compare weights with the configured sha256 before they are first used; raises UserError where they differ.
+
+    Of a folder its `model.safetensors` counts; one without such a file is compared by the digest of all its files.
+    """
     if model.sha256 is None:
         return
-    found = files_fingerprint(path, store_root)
+    weights = path / WEIGHTS if (path / WEIGHTS).is_file() else path
+    found = files_fingerprint(weights, store_root)
     if found != model.sha256:
         raise UserError(
-            f"{key}: the weights at {path} have sha256 {found}, but {key}.sha256 is {model.sha256}. "
+            f"{key}: the weights at {weights} have sha256 {found}, but {key}.sha256 is {model.sha256}. "
             "Put the expected file there, or correct the setting."
         )
 

@@ -72,7 +72,7 @@ class BodyModel:
         """The network; raises UserError where its files are torn, another model's, or not the configured ones."""
         from transformers import VitPoseForPoseEstimation
 
-        check_sha256(self.key, self.source, self.folder / WEIGHTS, self.store_root)
+        check_sha256(self.key, self.source, self.folder, self.store_root)
         model, info = self._opened(VitPoseForPoseEstimation, use_safetensors=True, output_loading_info=True)
         if info["missing_keys"]:
             raise UserError(
