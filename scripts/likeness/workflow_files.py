@@ -10,6 +10,7 @@ from typing import Any
 from likeness.captions.edits import read_edits
 from likeness.config.project import Project
 from likeness.config.subject import Subject
+from likeness.errors import UserError
 from likeness.photos.names import PhotoFile, list_photos, shard_of
 from likeness.photos.pairs import PairFiles, list_pairs
 
@@ -47,13 +48,13 @@ class ProjectFiles:
     def _listed(self) -> dict[str, list[PhotoFile] | list[PairFiles]]:
         """Every subject's photos or pairs; folders are walked once."""
         return {
-            name: list_photos(subject.photos) if subject.kind == "photos" else list_pairs(subject.pairs)
+            name: list_photos(subject.photos) if subject.kind == "photos" else listed_pairs(subject)
             for name, subject in self.subjects.items()
         }
 
     def pair_tables(self, wildcards: Any) -> list[str]:
-        """Pair tables of a subject: each shard reads its rows from them."""
-        return self.tables_of(wildcards.subject)
+        """Pair tables of a subject: each shard reads its rows from them, and its job says which is not there."""
+        return [table for table in self.tables_of(wildcards.subject) if Path(table).exists()]
 
     def tables_of(self, subject: str) -> list[str]:
         folders = self.subjects[subject].pairs
@@ -118,3 +119,11 @@ class ProjectFiles:
 
     def shard_tables(self, subject: str, stage: str) -> list[str]:
         return [f"results/{subject}/shards/{stage}/{shard}.parquet" for shard in self.shards]
+
+
+def listed_pairs(subject: Subject) -> list[PairFiles]:
+    """The pairs of a subject; none where a table or role is wrong, which fails in its index job and stops no other subject."""
+    try:
+        return list_pairs(subject.pairs)
+    except UserError:
+        return []

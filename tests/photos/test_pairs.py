@@ -141,12 +141,36 @@ def test_two_folders_and_the_same_folder_twice(tmp_path: Path, photo_at: Writer)
         ("before,after\na.png,b.png\n", "source and target are needed"),
         ("source,target,reference7\na.png,b.png,c.png\n", "unknown role 'reference7'"),
         ("source,target,repeats\na.png,b.png,many\n", "repeats is 'many'"),
+        ("source,target,caption\na.png,b.png,red, not blue\n", "row 1: more cells"),
     ],
 )
 def test_a_wrong_table_says_what_is_wrong(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "t.csv").write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=message):
         list_pairs([PairFolder(path=str(tmp_path), table="t.csv")])
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_spreadsheets_ways_of_csv_are_read(tmp_path: Path, delimiter: str, encoding: str) -> None:
+    lines = ["source target caption", "a.png b.png größer", "c.png d.png"]
+    text = "".join(line.replace(" ", delimiter) + "\r\n" for line in lines)
+    (tmp_path / "t.csv").write_text(text, encoding=encoding, newline="")
+    pairs = list_pairs([PairFolder(path=str(tmp_path), table="t.csv")])
+    assert [(Path(pair.paths["target"]).name, pair.caption) for pair in pairs] == [("b.png", "größer"), ("d.png", None)]
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.tsv", "t.jsonl"])
+def test_a_table_that_is_not_utf8_says_what_to_do(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes("source,target,caption\na.png,b.png,größer\n".encode("cp1252"))
+    with pytest.raises(UserError, match=rf"{name}: not UTF-8 text .*CSV UTF-8"):
+        list_pairs([PairFolder(path=str(tmp_path), table=name)])
+
+
+def test_a_torn_parquet_table_is_named(tmp_path: Path) -> None:
+    (tmp_path / "t.parquet").write_bytes(b"PAR1 and nothing else")
+    with pytest.raises(UserError, match=r"t\.parquet: not a Parquet file"):
+        list_pairs([PairFolder(path=str(tmp_path), table="t.parquet")])
 
 
 def test_broken_json_names_its_line_and_an_unknown_kind_its_ending(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ it parses, so nothing heavy is imported here (Parquet alone needs pyarrow, at th
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from collections import Counter
@@ -187,20 +188,59 @@ def draft_of_row(row: Mapping[str, Any], position: int, folder: PairFolder, path
 
 
 def read_pair_table(path: Path) -> list[dict[str, Any]]:
-    """Read CSV, TSV, JSONL or Parquet as dictionaries; raises UserError naming file and line."""
+    """Read CSV (commas, semicolons or tabs), TSV, JSONL or Parquet as dictionaries; raises UserError naming file and line."""
     ending = path.suffix.lower()
     if ending in (".csv", ".tsv"):
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if ending == ".tsv" else ",")
-            return [{(name or "").strip(): value for name, value in row.items()} for row in reader]
+        return csv_rows(path, "\t" if ending == ".tsv" else None)
     if ending in (".jsonl", ".ndjson"):
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
+        lines = text_of(path).split("\n")
         return [spread(json_row(line, path, number)) for number, line in enumerate(lines, 1) if line.strip()]
     if ending == ".parquet":
-        import pyarrow.parquet as pq
-
-        return [spread(row) for row in pq.ParquetFile(path).read(use_threads=False).to_pylist()]
+        return [spread(row) for row in parquet_rows(path)]
     raise UserError(f"{path}: unknown kind of pair table. Allowed: .csv, .tsv, .jsonl, .parquet.")
+
+
+def text_of(path: Path) -> str:
+    """The text of a table, byte-order mark or not; raises UserError where it is not UTF-8 or cannot be read."""
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path}: not UTF-8 text (byte {error.start + 1}). Save it as 'CSV UTF-8', as spreadsheets call it."
+        ) from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Allow reading, or put the table there.") from error
+
+
+def csv_rows(path: Path, delimiter: str | None) -> list[dict[str, Any]]:
+    """Rows of a CSV file; without a delimiter the sign that its header has most of counts."""
+    text = text_of(path)
+    header = text.partition("\n")[0]
+    reader = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=delimiter or max((",", ";", "\t"), key=header.count)
+    )
+    try:
+        rows = list(reader)
+    except csv.Error as error:
+        raise UserError(f"{path}, line {reader.line_num}: not CSV ({error}). Mend the line.") from error
+    for position, row in enumerate(rows, start=1):
+        if any(row.get(None) or ()):  # type: ignore[call-overload]
+            raise UserError(
+                f"{path}, row {position}: more cells than the header has columns. Put quotes around a cell with "
+                "the sign between cells in it."
+            )
+    return [{name.strip(): value for name, value in row.items() if name is not None} for row in rows]
+
+
+def parquet_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a Parquet file; raises UserError where it is none."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.ParquetFile(path).read(use_threads=False).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a Parquet file that can be read ({error}). Write it again.") from error
 
 
 def json_row(line: str, path: Path, number: int) -> dict[str, Any]:
