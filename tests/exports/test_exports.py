@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +140,70 @@ def test_a_base_that_the_trainer_does_not_know_is_warned_of(photos: Project, tra
     assert any(line.startswith("base_model miniature:") for line in warnings)
     _, quiet = photos.export(trainer=trainer)
     assert not any(line.startswith("base_model") for line in quiet)
+
+
+NAMES_THE_MODEL = {
+    "simpletuner": r'"pretrained_model_name_or_path": "([^"]+)"',
+    "ai-toolkit": r"name_or_path: (\S+)",
+    "onetrainer": r'"base_model_name": "([^"]+)"',
+    "diffusers": r"--pretrained_model_name_or_path (\S+)",
+    "diffsynth-studio": r'--model_paths \'\[\["([^"]+)/transformer/a\.safetensors", "[^"]+/b\.safetensors"\]\]',
+}
+"""Where each trainer's files name the base model."""
+LOCAL = "models/FLUX.2-klein-base-4B"
+
+
+@pytest.mark.parametrize("trainer", NAMES_THE_MODEL)
+def test_a_local_base_model_is_found_from_the_exports_folder_and_alike_on_every_machine(
+    tmp_path: Path, trainer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    for name in ("one", "far/two"):
+        root = tmp_path / name
+        (root / LOCAL / "transformer").mkdir(parents=True)
+        for file in ("transformer/b.safetensors", "transformer/a.safetensors", "flux-2-klein-base-4b.safetensors"):
+            (root / LOCAL / file).touch()
+        monkeypatch.chdir(root)
+        folder, warnings = (
+            Project(root).write_photos().export("results/jane/out", trainer=trainer, base_model={"source": LOCAL})
+        )
+        assert not any(line.startswith("base_model") for line in warnings)
+        configs = {file: text for file, text in files_below(folder).items() if file.startswith("config/")}
+        (place,) = set(re.findall(NAMES_THE_MODEL[trainer], "\n".join(text.decode() for text in configs.values())))
+        assert place.startswith("..") and (folder / place).resolve() == (root / LOCAL).resolve()
+        written.append(configs)
+    assert written[0] == written[1]
+
+
+def test_a_local_base_model_is_found_from_a_results_folder_that_is_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk/deep/er").mkdir(parents=True)
+    (tmp_path / "project" / LOCAL).mkdir(parents=True)
+    (tmp_path / "project/results").symlink_to(tmp_path / "disk/deep/er")
+    monkeypatch.chdir(tmp_path / "project")
+    folder, _ = Project(tmp_path / "project").write_photos().export("results/out", base_model={"source": LOCAL})
+    place = json.loads((folder / "config/config.json").read_text())["pretrained_model_name_or_path"]
+    assert (folder.resolve() / place).resolve() == (tmp_path / "project" / LOCAL).resolve()
+
+
+@pytest.mark.parametrize(
+    ("trainer", "absent"),
+    [("ai-toolkit", "flux-2-klein-base-4b.safetensors"), ("diffsynth-studio", "transformer/*.safetensors")],
+)
+def test_what_a_trainer_lacks_in_a_local_base_model_is_warned_of(
+    photos: Project, trainer: str, absent: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photos.root)
+    (photos.root / LOCAL).mkdir(parents=True)
+    _, warnings = photos.export(trainer=trainer, base_model={"source": LOCAL})
+    assert any(line.startswith(f"base_model {LOCAL}:") and absent in line for line in warnings)
+
+
+def test_a_base_model_that_is_neither_here_nor_on_the_hub_is_warned_of(photos: Project) -> None:
+    source = "./models/klein/FLUX.2-klein-base-4B"
+    _, warnings = photos.export(base_model={"source": source})
+    assert f"base_model {source}: there is no such folder here; the config names it as it stands" in warnings
 
 
 def test_all_trainers_of_the_config_have_an_exporter() -> None:

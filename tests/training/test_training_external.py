@@ -102,6 +102,18 @@ def bench(tmp_path: Path, base: Path, source: Path) -> Bench:
     return Bench(tmp_path, base, source)
 
 
+def test_a_base_model_beside_the_project_is_found_from_the_trainers_folder(
+    bench: Bench, base: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(base.parent)
+    bench.base = Path(base.name)
+    read = "import json; print(json.load(open('config/config.json'))['pretrained_model_name_or_path'])"
+    own = f"{sys.executable} {STAND_IN} simpletuner {source}"
+    command = f'test -f "$({sys.executable} -c "{read}")/model_index.json" && {own}'
+    assert bench.train("simpletuner", command=command) == "computed"
+    assert [one["step"] for one in bench.steps][-1] == 4
+
+
 def learned(source: Path, layout: Layout, trainer: str, part: float) -> dict[str, torch.Tensor]:
     """The change of every weight that a trainer means by the factors that it trained."""
     modules = dict(read_lora(source).modules)

@@ -22,6 +22,8 @@ from likeness.exports.dataset import (
     base_of,
     check_complete,
     checkpoints_of,
+    local_model,
+    model_place,
     overlay,
     prompts_of,
     write_dataset,
@@ -99,6 +101,7 @@ class AiToolkit:
         """Write the dataset and its config; returns warnings, one line each."""
         dataset = write_dataset(folder, samples, stage, AI_TOOLKIT, outside=0.0)
         layout, warnings = base_of(stage, AI_TOOLKIT)
+        warnings += file_warning(stage, layout)
         network, targets = network_of(stage.training, layout)
         if stage.base_model.revision:
             warnings.append(f"base_model.revision = {stage.base_model.revision}: ai-toolkit takes the newest revision")
@@ -112,7 +115,7 @@ class AiToolkit:
             "logging": {"log_every": 10, "use_wandb": False},
             "datasets": datasets_of(dataset, stage.training),
             "train": train_of(stage),
-            "model": model_of(stage, layout),
+            "model": model_of(stage, layout, model_place(stage, folder)),
             "sample": sample_of(stage, dataset),
         }
         job = {
@@ -198,10 +201,21 @@ def train_of(stage: ExportStage) -> dict[str, Any]:
     }
 
 
-def model_of(stage: ExportStage, layout: Layout) -> dict[str, Any]:
+def file_warning(stage: ExportStage, layout: Layout) -> list[str]:
+    """ai-toolkit reads the original code's single file and finds nothing in a folder without it."""
+    local, name = local_model(stage), f"flux-2-klein-base-{layout.name.removeprefix('klein-')}.safetensors"
+    if local is None or local.is_file() or (local / name).is_file():
+        return []
+    return [
+        f"base_model {stage.base_model.source}: ai-toolkit reads {name} there, which is absent; put it into the folder"
+    ]
+
+
+def model_of(stage: ExportStage, layout: Layout, model: str) -> dict[str, Any]:
+    """Which model is trained, as ai-toolkit finds it."""
     reference_px = stage.training.buckets.reference_resolution_px
     return {
-        "name_or_path": stage.base_model.source,
+        "name_or_path": model,
         "arch": f"flux2_{layout.name.replace('-', '_')}",
         "quantize": False,
         "quantize_te": False,

@@ -6,17 +6,21 @@ Photos with different repeats go to different folders, as repeats belong to a da
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from likeness.config.exports import ExportStage
+from likeness.config.subject import MINIATURE
 from likeness.config.training import TrainingSettings
 from likeness.errors import UserError
 from likeness.exports.files import ExportFolder, place_images, place_mask
 from likeness.exports.samples import PHOTO, TARGET, Sample, roles_of
 from likeness.exports.settings import Trainer
 from likeness.klein.family import KLEIN_4B, Layout, known_layout
+from likeness.models import is_hub_id
 
 TOKEN_PX = 16
 PIPELINE_REFERENCE_PX = 1024
@@ -116,11 +120,38 @@ def base_of(stage: ExportStage, trainer: Trainer) -> tuple[Layout, list[str]]:
     """The layout of the base model, or that of klein-4b with a warning where the trainer could not know it."""
     layout = known_layout(stage.base_model.source)
     if layout is not None:
-        return layout, []
+        return layout, missing_model(stage)
     return KLEIN_4B, [
         f"base_model {stage.base_model.source}: {trainer.title} knows klein-4b and klein-9b only; the config says klein-4b, "
         "so set the keys of the model in overrides before training"
     ]
+
+
+def model_place(stage: ExportStage, folder: ExportFolder) -> str:
+    """The base model as the trainer finds it, which works in the export's folder: a hub id, or the way from there.
+
+    Only a way between two folders of a project is the same on every machine; a source that is an absolute path stays one.
+    """
+    source = stage.base_model.source
+    local = local_model(stage)
+    if local is None or source.startswith("/"):
+        return source
+    # The trainer goes upwards from where the folder really lies; links on the way to the model stay what they are.
+    return str(local) if local.is_absolute() else os.path.relpath(local.absolute(), folder.root.resolve())
+
+
+def local_model(stage: ExportStage) -> Path | None:
+    """The base model's folder on this machine; None for a hub id."""
+    local = Path(stage.base_model.source).expanduser()
+    return local if local.exists() else None
+
+
+def missing_model(stage: ExportStage) -> list[str]:
+    """A warning where the base model's source is a path, not a hub id, and nothing lies there."""
+    source = stage.base_model.source
+    if is_hub_id(source) or source == MINIATURE or Path(source).expanduser().exists():
+        return []
+    return [f"base_model {source}: there is no such folder here; the config names it as it stands"]
 
 
 def single_files(

@@ -7,6 +7,7 @@ through the dataset as often as it takes, and steps are micro-batches. Paths are
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -14,7 +15,16 @@ from typing import Any
 
 from likeness.config.exports import ExportStage
 from likeness.config.training import TrainingSettings
-from likeness.exports.dataset import OUTPUT, Dataset, base_of, check_complete, overlay, write_dataset
+from likeness.exports.dataset import (
+    OUTPUT,
+    Dataset,
+    base_of,
+    check_complete,
+    local_model,
+    model_place,
+    overlay,
+    write_dataset,
+)
 from likeness.exports.files import ExportFolder
 from likeness.exports.samples import Sample
 from likeness.exports.script import flags, write_script
@@ -82,8 +92,9 @@ class DiffSynthStudio:
         """Write the dataset and the flags; returns warnings, one line each."""
         dataset = write_dataset(folder, samples, stage, DIFFSYNTH_STUDIO, captions=False)
         layout, warnings = base_of(stage, DIFFSYNTH_STUDIO)
+        warnings += file_warning(stage)
         folder.write_json("data/metadata.json", metadata_of(dataset))
-        values = overlay(values_of(stage, dataset, layout), stage.overrides)
+        values = overlay(values_of(stage, dataset, layout, model_place(stage, folder)), stage.overrides)
         program = ["accelerate", "launch", "$DIFFSYNTH_STUDIO/examples/flux2/model_training/train.py"]
         write_script(folder, "DIFFSYNTH_STUDIO", DIFFSYNTH_STUDIO.title, [[*program, *flags(values)]])
         check_complete(folder, dataset)
@@ -117,8 +128,8 @@ def step_warnings(training: TrainingSettings, dataset: Dataset) -> list[str]:
     ]
 
 
-def values_of(stage: ExportStage, dataset: Dataset, layout: Layout) -> dict[str, Any]:
-    """The flags of the program."""
+def values_of(stage: ExportStage, dataset: Dataset, layout: Layout, model: str) -> dict[str, Any]:
+    """The flags of the program; `model` is the base model as it finds it."""
     training = stage.training
     endings = module_endings(training.targets, layout)
     single = rf".*\.{re.escape(endings[0])}" if len(endings) == 1 else None  # one name alone is read as a pattern
@@ -130,7 +141,7 @@ def values_of(stage: ExportStage, dataset: Dataset, layout: Layout) -> dict[str,
         "max_pixels": training.buckets.resolution_px**2,
         "dataset_repeat": passes(training, dataset),
         "dataset_num_workers": 2,
-        **model_flags(stage, layout),
+        **model_flags(stage, layout, model),
         "learning_rate": training.learning_rate,
         "weight_decay": training.optimizer.weight_decay,
         "customized_optimizer": OPTIMIZERS[training.optimizer.name],
@@ -148,13 +159,29 @@ def values_of(stage: ExportStage, dataset: Dataset, layout: Layout) -> dict[str,
     return values
 
 
-def model_flags(stage: ExportStage, layout: Layout) -> dict[str, Any]:
-    """Text encoder, tokenizer and VAE come from the distilled repository, as only that one is sure to hold them."""
-    source = stage.base_model.source
+def model_flags(stage: ExportStage, layout: Layout, model: str) -> dict[str, Any]:
+    """Text encoder, tokenizer and VAE come from the distilled repository, as only that one is sure to hold them.
+
+    The transformer of a local folder is a list of its files, since the other flag asks the hub.
+    """
     family = f"black-forest-labs/FLUX.2-{layout.name[:-1]}{layout.name[-1].upper()}"
-    parts = (
-        f"{family}:text_encoder/*.safetensors",
-        f"{source}:transformer/*.safetensors",
-        f"{family}:vae/diffusion_pytorch_model.safetensors",
-    )
-    return {"model_id_with_origin_paths": ",".join(parts), "tokenizer_path": f"{family}:tokenizer/"}
+    text, vae = f"{family}:text_encoder/*.safetensors", f"{family}:vae/diffusion_pytorch_model.safetensors"
+    tokenizer = {"tokenizer_path": f"{family}:tokenizer/"}
+    if local_model(stage) is None:
+        return {"model_id_with_origin_paths": f"{text},{model}:transformer/*.safetensors,{vae}", **tokenizer}
+    files = [f"{model}/transformer/{name}" for name in transformer_files(stage)]
+    return {"model_paths": json.dumps([files]), "model_id_with_origin_paths": f"{text},{vae}", **tokenizer}
+
+
+def transformer_files(stage: ExportStage) -> list[str]:
+    """Names of the weight files of a local transformer; none where there is no such folder."""
+    local = local_model(stage)
+    return [] if local is None else sorted(path.name for path in (local / "transformer").glob("*.safetensors"))
+
+
+def file_warning(stage: ExportStage) -> list[str]:
+    if local_model(stage) is None or transformer_files(stage):
+        return []
+    return [
+        f"base_model {stage.base_model.source}: DiffSynth-Studio needs its transformer/*.safetensors, which are absent"
+    ]

@@ -20,6 +20,7 @@ from likeness.exports.dataset import (
     base_of,
     check_complete,
     checkpoints_of,
+    model_place,
     overlay,
     write_dataset,
 )
@@ -106,7 +107,7 @@ class DiffusersExamples:
         rows = [json.dumps(row, ensure_ascii=False) + "\n" for row in metadata_of(dataset)]
         folder.write_text(f"{ROOT}/metadata.jsonl", "".join(rows))
         has_reference = bool(dataset.references)
-        values = values_of(stage, layout) | data_flags(stage, has_reference)
+        values = values_of(stage, layout, model_place(stage, folder)) | data_flags(stage, has_reference)
         program = ["accelerate", "launch", f"$DIFFUSERS/examples/dreambooth/{SCRIPTS[has_reference]}"]
         write_script(folder, "DIFFUSERS", "diffusers", [[*program, *flags(overlay(values, stage.overrides))]])
         check_complete(folder, dataset)
@@ -143,15 +144,15 @@ def data_flags(stage: ExportStage, has_reference: bool) -> dict[str, Any]:
     }
 
 
-def values_of(stage: ExportStage, layout: Layout) -> dict[str, Any]:
-    """The flags of both scripts."""
+def values_of(stage: ExportStage, layout: Layout, model: str) -> dict[str, Any]:
+    """The flags of both scripts; `model` is the base model as they find it."""
     training, optimizer, sigma = stage.training, stage.training.optimizer, stage.training.sigma
     sizes = bucket_sizes(training.buckets, TOKEN_PX)
     is_uniform = sigma.distribution == "uniform"
     warmup = training.schedule.warmup_steps
     constant = "constant_with_warmup" if warmup else "constant"
     return {
-        "pretrained_model_name_or_path": stage.base_model.source,
+        "pretrained_model_name_or_path": model,
         "revision": stage.base_model.revision,
         "dataset_name": "data",
         "image_column": "image",

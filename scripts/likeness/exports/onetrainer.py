@@ -20,6 +20,7 @@ from likeness.exports.dataset import (
     base_of,
     check_complete,
     constant_shift,
+    model_place,
     overlay,
     prompts_of,
     write_dataset,
@@ -83,7 +84,7 @@ class OneTrainer:
         """Write the dataset and its config; returns warnings, one line each."""
         dataset = write_dataset(folder, samples, stage, ONETRAINER, outside=0.0, mask_place=beside_the_photo)
         layout, warnings = base_of(stage, ONETRAINER)
-        config = overlay(config_of(stage, dataset, layout), stage.overrides)
+        config = overlay(config_of(stage, dataset, layout, model_place(stage, folder)), stage.overrides)
         folder.write_json("config/onetrainer.json", config)
         folder.write_json("config/concepts.json", concepts_of(dataset))
         folder.write_json("config/samples.json", samples_of(stage))
@@ -113,14 +114,14 @@ def step_warnings(training: TrainingSettings, dataset: Dataset) -> list[str]:
     ]
 
 
-def config_of(stage: ExportStage, dataset: Dataset, layout: Layout) -> dict[str, Any]:
-    """OneTrainer's config; steps are micro-batches."""
+def config_of(stage: ExportStage, dataset: Dataset, layout: Layout, model: str) -> dict[str, Any]:
+    """OneTrainer's config; `model` is the base model as the trainer finds it, and steps are micro-batches."""
     training = stage.training
     number_type = "FLOAT_32" if training.precision == "float32" else "BFLOAT_16"
     return {
         "training_method": "LORA",
         "model_type": "FLUX_2",
-        "base_model_name": stage.base_model.source,
+        "base_model_name": model,
         "workspace_dir": OUTPUT,
         "cache_dir": "cache",
         "output_model_destination": f"{OUTPUT}/{NAME}.safetensors",

@@ -22,6 +22,7 @@ from likeness.exports.dataset import (
     check_complete,
     checkpoints_of,
     constant_shift,
+    model_place,
     overlay,
     prompts_of,
     write_dataset,
@@ -116,7 +117,10 @@ class SimpleTuner:
         )
         layout, warnings = base_of(stage, SIMPLETUNER)
         folder.write_json("config/multidatabackend.json", backends)
-        folder.write_json("config/config.json", overlay(config_of(stage, dataset, layout), stage.overrides))
+        folder.write_json(
+            "config/config.json",
+            overlay(config_of(stage, dataset, layout, model_place(stage, folder)), stage.overrides),
+        )
         folder.write_json("config/prompts.json", prompts_of(stage))
         check_complete(folder, dataset)
         return warnings
@@ -167,11 +171,14 @@ def reference_dataset(role: str, suffix: str, learned: str, training: TrainingSe
     return entry | {"conditioning_type": "reference_loose"}
 
 
-def config_of(stage: ExportStage, dataset: Dataset, layout: Layout) -> dict[str, Any]:
-    """SimpleTuner's config.json."""
+def config_of(stage: ExportStage, dataset: Dataset, layout: Layout, model: str) -> dict[str, Any]:
+    """SimpleTuner's config.json; `model` is the base model as the trainer finds it."""
     training = stage.training
     config = (
-        model_keys(stage, layout) | adapter_keys(training, layout) | optimizer_keys(training) | sigma_keys(training)
+        model_keys(stage, layout, model)
+        | adapter_keys(training, layout)
+        | optimizer_keys(training)
+        | sigma_keys(training)
     )
     config |= {
         "train_batch_size": training.batch_size,
@@ -199,7 +206,7 @@ def config_of(stage: ExportStage, dataset: Dataset, layout: Layout) -> dict[str,
     return config | validation_keys(stage, bool(dataset.references))
 
 
-def model_keys(stage: ExportStage, layout: Layout) -> dict[str, Any]:
+def model_keys(stage: ExportStage, layout: Layout, model: str) -> dict[str, Any]:
     """Which model is trained and in which number type."""
     full = stage.training.precision == "float32"
     keys: dict[str, Any] = {
@@ -211,8 +218,8 @@ def model_keys(stage: ExportStage, layout: Layout) -> dict[str, Any]:
         "base_model_default_dtype": "fp32" if full else "bf16",
         "mixed_precision": "no" if full else "bf16",
     }
-    if stage.base_model.source != HUB_IDS[layout.name]:
-        keys["pretrained_model_name_or_path"] = stage.base_model.source
+    if model != HUB_IDS[layout.name]:
+        keys["pretrained_model_name_or_path"] = model
     if stage.base_model.revision:
         keys["revision"] = stage.base_model.revision
     return keys
