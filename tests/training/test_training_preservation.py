@@ -14,6 +14,8 @@ from likeness.config.losses import LossesSettings, SliderSettings
 from likeness.config.training import EncodeStage
 from likeness.errors import UserError
 from likeness.klein.velocity import predict_velocity
+from likeness.photos.images import read_images
+from likeness.tables import MANIFEST, read_rows, write_table
 from likeness.training.encode import class_caption
 from likeness.training.loop import draw_samples, look
 from likeness.training.train import train_lora
@@ -136,22 +138,48 @@ def test_three_auxiliary_losses_are_warned_of_and_their_gradients_compared(caplo
     assert "auxiliary" not in caplog.text
 
 
+ENCODE = {"base_model": {"source": "x"}, "buckets": (), "mask_kind": None, "unmasked_weights": ()}
+
+
 @pytest.mark.parametrize(
-    ("caption", "expected"),
+    ("trigger", "caption", "expected"),
     [
-        ("photo of j4ne, smiling", "photo of woman, smiling"),
-        ("photo of j4ne woman at sea", "photo of woman at sea"),
-        ("j4nes is another word", "j4nes is another word"),
+        ("j4ne", "photo of j4ne, smiling", "photo of woman, smiling"),
+        ("j4ne", "photo of j4ne woman at sea", "photo of woman at sea"),
+        ("j4ne", "j4nes is another word", "j4nes is another word"),
+        ("j4ne", "J4NE Woman at sea", "woman at sea"),
+        ("J4ne", "a j4ne's hat", "a woman's hat"),
+        ("j4ne", "j4ne womanly at sea", "woman womanly at sea"),
+        ("[v]", "a photo of [v] woman", "a photo of woman"),
+        ("[v]", "[v], smiling, with x[v]", "woman, smiling, with x[v]"),
+        ("v*", "V* woman and v*", "woman and woman"),
     ],
 )
-def test_the_class_takes_the_triggers_place(caption, expected):
-    values = {"base_model": {"source": "x"}, "buckets": (), "mask_kind": None, "unmasked_weights": ()}
-    assert (
-        class_caption(EncodeStage.model_validate({**values, "trigger": "j4ne", "class_word": "woman"}), caption)
-        == expected
-    )
+def test_the_class_takes_the_triggers_place(trigger, caption, expected):
+    stage = EncodeStage.model_validate({**ENCODE, "trigger": trigger, "class_word": "woman"})
+    assert class_caption(stage, caption) == expected
     with pytest.raises(UserError, match="trigger and class_word"):
-        class_caption(EncodeStage.model_validate(values), caption)
+        class_caption(EncodeStage.model_validate(ENCODE), caption)
+
+
+def test_a_class_is_written_as_it_is():
+    stage = EncodeStage.model_validate({**ENCODE, "trigger": "j4ne", "class_word": r"a\1"})
+    assert class_caption(stage, "j4ne at sea") == r"a\1 at sea"
+
+
+def test_captions_in_which_nothing_gives_way_to_the_class_are_warned_of_by_name(photo_world, caplog):
+    world = photo_world
+    rows = read_rows(world.manifest, MANIFEST)
+    rows[1] = rows[1] | {"caption": "a photo of somebody"}
+    write_table(world.manifest, MANIFEST, rows)
+    world.encode(class_captions=True, trigger="PERSON", class_word="human")
+    warned = [one.getMessage() for one in caplog.records if "output_preservation" in one.getMessage()]
+    name = {image.sha256: image.path for image in read_images(world.images)}[rows[1]["image_sha256"]]
+    assert len(warned) == 1 and f"{name}: its caption has no 'PERSON'" in warned[0]
+    assert "a photo of somebody. Write the trigger into the caption" in warned[0]
+    caplog.clear()
+    world.encode()
+    assert "output_preservation" not in caplog.text
 
 
 def test_nothing_to_learn_is_refused():

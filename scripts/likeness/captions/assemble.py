@@ -14,6 +14,7 @@ from likeness.captions.answer import SMART_QUOTES, without_edge_quotes
 from likeness.captions.facts import FRAMING_WORDS
 from likeness.captions.prompts import RECIPES
 from likeness.config.captions import CaptionStage
+from likeness.trigger import trigger_pattern
 
 MARKUP = re.compile(r"[*`#|\\<>{}\[\]~^]+|(?<!\w)_+|_+(?!\w)")
 DASHES = re.compile(r"\s+[–—-]+\s+")
@@ -75,11 +76,6 @@ def plain(clause: str) -> str:
 def said_in(clause: str) -> set[str]:
     """What a clause says: all of it, and what stands between its commas, each made plain."""
     return {plain(clause), *(plain(part) for part in clause.split(","))}
-
-
-def trigger_pattern(trigger: str) -> re.Pattern[str]:
-    """Finds the trigger as a word of its own, in capitals or not."""
-    return re.compile(rf"(?<!\w){re.escape(trigger)}(?!\w)", re.IGNORECASE)
 
 
 def without_trigger(trigger: str, text: str) -> str:

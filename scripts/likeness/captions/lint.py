@@ -11,10 +11,11 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from likeness.captions.assemble import head_of, trigger_pattern
+from likeness.captions.assemble import head_of
 from likeness.captions.facts import FRAMING_WORDS
 from likeness.captions.lexicon import ALLOWED, EDIT_VERBS, FRAMING_TERMS, GENERAL_RULES, RULES, pattern_of, phrase
 from likeness.config.captions import CaptionStage
+from likeness.trigger import trigger_pattern
 
 LINES = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 RESIDUE = re.compile(r"[{}\[\]<>`|\\]|\*\*|__|^#|\"\s*:|\w\"\s*,\s*\"\w")

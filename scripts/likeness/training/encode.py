@@ -37,6 +37,7 @@ from likeness.training.buckets import (
     mirror_landmarks,
     to_bucket,
 )
+from likeness.trigger import trigger_pattern
 
 if TYPE_CHECKING:
     import numpy as np
@@ -76,8 +77,7 @@ def encode_samples(
     ]
     by_sha256 = {image.sha256: image for image in reversed([*read_images(images), *of_class])}
     encoder = SampleEncoder(stage, store, by_sha256, read_subject_faces(faces) if faces else {})
-    if stage.mirrored:
-        warn_of_sides(rows)
+    warn_of_captions(encoder, rows)
     everything = [
         (buckets, row, use, mirrored)
         for buckets in stage.buckets
@@ -316,6 +316,15 @@ def as_shown(pixels: np.ndarray, mirrored: bool) -> np.ndarray:
     return pixels[:, ::-1] if mirrored else pixels
 
 
+def warn_of_captions(encoder: SampleEncoder, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Warn of captions that do not go with the settings; `rows` are the manifest's."""
+    if encoder.stage.mirrored:
+        warn_of_sides(rows)
+    if encoder.stage.class_captions:
+        by_path = {encoder.image_of(row["image_sha256"]).path: row["caption"] for row in rows}
+        warn_of_unchanged_captions(encoder.stage, by_path)
+
+
 def warn_of_sides(rows: Sequence[Mapping[str, Any]]) -> None:
     """Warn of captions that say left or right, which a mirrored picture makes wrong."""
     sided = [row["caption"] for row in rows if re.search(r"\b(left|right)\b", row["caption"], re.IGNORECASE)]
@@ -374,8 +383,19 @@ def class_caption(stage: EncodeStage, caption: str) -> str:
             "training.losses.output_preservation: it needs the subject's trigger and class_word, which captions exchange. "
             "Set both, or switch it off."
         )
-    pattern = rf"\b{re.escape(stage.trigger)}\b(\s+{re.escape(stage.class_word)}\b)?"
-    return re.sub(pattern, stage.class_word, caption)
+    return trigger_pattern(stage.trigger, stage.class_word).sub(lambda _: stage.class_word, caption)
+
+
+def warn_of_unchanged_captions(stage: EncodeStage, captions: Mapping[str, str]) -> None:
+    """Warn of each picture in whose caption nothing gives way to the class; `captions` by the picture's path."""
+    for path, caption in captions.items():
+        if class_caption(stage, caption) == caption:
+            logger.warning(
+                "training.losses.output_preservation: %s: its caption has no %r that the class could replace, so the base model's "
+                "answer is kept for the very words that are learned: %.80s. Write the trigger into the caption, drop the picture "
+                "(never:), or switch the loss off.",
+                *(path, stage.trigger, caption),
+            )
 
 
 def mask_on_tokens(mask_HW: np.ndarray, token_px: int) -> torch.Tensor:
