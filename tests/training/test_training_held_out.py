@@ -7,9 +7,10 @@ import pytest
 import torch
 from diffusers import Flux2KleinPipeline
 
+from likeness.store import remove_tree, sha256_of_bytes
 from likeness.tables import HOLDOUT, LOG, read_rows, write_table
 from likeness.training.encode import read_tensors
-from likeness.training.held_out import grid_sigmas
+from likeness.training.held_out import HELD_OUT_LOSS, grid_sigmas
 from likeness.training.noise import generator_for
 from likeness.training.train import train_lora
 
@@ -36,7 +37,7 @@ def by_hand(world, path) -> float:
         if row["weight_sha256"]:
             weights = 0.1 + 0.9 * read_tensors(world.store, [row["weight_sha256"]])[row["weight_sha256"]].flatten()
         for sigma in grid_sigmas(8):
-            generator = generator_for(0, "held out", row["sample_id"], repr(sigma))
+            generator = generator_for(0, "held out", row["latents_sha256"], repr(sigma))
             noise = torch.from_numpy(generator.standard_normal(tuple(clean.shape[1:]), dtype=np.float32))[None]
             with torch.no_grad():
                 velocity = pipeline.transformer(
@@ -95,3 +96,22 @@ def test_held_out_samples_are_never_trained_on(photo_world):
     world.holdout = None
     world.encode()
     assert train(world, "without").computed == 0, "the holdout is no part of a training's name"
+
+
+def test_another_mask_is_asked_the_same_questions(photo_world):
+    """A sample's id changes with its mask, but a training that reads no mask is measured as before."""
+    world = photo_world
+    world.hold_out(2)
+    world.encode()
+    plain = {"masked_loss": {"kind": None}, "caption_dropout": 0.0}
+    train(world, **plain)
+    before = losses(world)
+    rows = read_rows(world.holdout, HOLDOUT)
+    others = [row | {"sample_id": sha256_of_bytes(row["sample_id"].encode()), "mask_sha256": None} for row in rows]
+    write_table(world.holdout, HOLDOUT, others)
+    world.encode()
+    assert train(world, **plain).computed == 0
+    assert losses(world) == before
+    remove_tree(world.store.root / "items" / HELD_OUT_LOSS)
+    train(world, **plain)
+    assert losses(world) == before, "a value is a function of what it is named by"

@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
     from likeness.training.loop import Training
 
-VERSION = 1
+VERSION = 2
 HELD_OUT_LOSS = "held-out-loss"
 GRID_SEED = 0
-"""The grid's noise is no part of a training's randomness: all trainings of a subject are asked the same."""
+"""The grid's noise is no part of a training's randomness: all trainings of a subject are asked the same.
+
+It follows from the latents and not from the sample's id, which changes with its mask and its caption.
+"""
 
 
 def held_out_losses(
@@ -50,10 +53,13 @@ def held_out_losses(
     values |= {"face_weight": settings.losses.velocity.face_weight}
     values |= {"base_precision": settings.base_precision} if settings.base_precision != "full" else {}
     prepared = cache(prepare)
+    latents = {row["sample_id"]: row["latents_sha256"] for row in rows}
     found = {}
     for step, sha256 in checkpoints.items():
         key = item_key(HELD_OUT_LOSS, VERSION, values, fingerprint, [sha256, content, masks])
-        item = store.load_or_compute(HELD_OUT_LOSS, key, lambda sha256=sha256: (measure(prepared(), sha256, store), {}))
+        item = store.load_or_compute(
+            HELD_OUT_LOSS, key, lambda sha256=sha256: (measure(prepared(), latents, sha256, store), {})
+        )
         found[step] = item.record["loss"]
     return found
 
@@ -64,14 +70,17 @@ def mask_values(masked_loss: MaskedLossSettings) -> dict[str, Any]:
     return values if values.pop("inverted") is False else {**values, "inverted": True}
 
 
-def measure(training: Training, sha256: str, store: Store) -> dict[str, Any]:
-    """Put a checkpoint into the adapter and take its loss at every noise level, averaged over the samples."""
+def measure(training: Training, latents: Mapping[str, str], sha256: str, store: Store) -> dict[str, Any]:
+    """Put a checkpoint into the adapter and take its loss at every noise level, averaged over the samples.
+
+    `latents` are hashes by sample id, from which the noise follows.
+    """
     from likeness.training.adapter import load_weights
     from likeness.training.files import starting_weights
 
     path = store.path_of(sha256)
     load_weights(training.weights, starting_weights(path, training.settings, training.layout), str(path))
-    by_sigma = {sigma: grid_loss(training, sigma) for sigma in grid_sigmas(training.settings.held_out_sigmas)}
+    by_sigma = {sigma: grid_loss(training, latents, sigma) for sigma in grid_sigmas(training.settings.held_out_sigmas)}
     return {"loss": sum(by_sigma.values()) / len(by_sigma), "by_sigma": [[*pair] for pair in by_sigma.items()]}
 
 
@@ -80,7 +89,7 @@ def grid_sigmas(count: int) -> list[float]:
     return [(place + 0.5) / count for place in range(count)]
 
 
-def grid_loss(training: Training, sigma: float) -> float:
+def grid_loss(training: Training, latents: Mapping[str, str], sigma: float) -> float:
     """Mean over the samples of the velocity's weighted squared error at one noise level."""
     import torch
 
@@ -89,25 +98,26 @@ def grid_loss(training: Training, sigma: float) -> float:
     values = []
     with torch.no_grad():
         for sample_id in sorted(training.data.samples):
-            seen = look_at_grid(training, sample_id, sigma)
+            seen = look_at_grid(training, sample_id, latents[sample_id], sigma)
             values.append(weighted_error(seen.predicted_BLC, seen.target_BLC, seen.batch.weights_BL))
     return float(torch.cat(values).double().mean())
 
 
-def look_at_grid(training: Training, sample_id: str, sigma: float) -> Any:
+def look_at_grid(training: Training, sample_id: str, latents_sha256: str, sigma: float) -> Any:
     """Show one sample at one point of the grid to the model, with its caption."""
     from likeness.training.loop import Draw, look
 
-    return look(training, [sample_id], [Draw(grid_noise(training, sample_id, sigma), sigma, without_caption=False)])
+    shape = tuple(training.data.samples[sample_id].latents_LC.shape)
+    draw = Draw(grid_noise(latents_sha256, shape, sigma), sigma, without_caption=False)
+    return look(training, [sample_id], [draw])
 
 
-def grid_noise(training: Training, sample_id: str, sigma: float) -> torch.Tensor:
-    """The noise of one point of the grid: a function of sample and noise level alone."""
+def grid_noise(latents_sha256: str, shape: tuple[int, ...], sigma: float) -> torch.Tensor:
+    """The noise of one point of the grid: a function of the latents and the noise level alone."""
     import numpy as np
     import torch
 
     from likeness.training.noise import generator_for
 
-    shape = tuple(training.data.samples[sample_id].latents_LC.shape)
-    generator = generator_for(GRID_SEED, "held out", sample_id, repr(sigma))
+    generator = generator_for(GRID_SEED, "held out", latents_sha256, repr(sigma))
     return torch.from_numpy(generator.standard_normal(shape, dtype=np.float32))
