@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from pydantic import ValidationError
 from tests.tiny import tiny_transformer
 from tests.training.test_training_loop import made_data, made_sample, made_training, run_steps
 
@@ -79,6 +80,16 @@ def test_bases_of_two_concepts_do_not_meet():
     assert (orthogonal_rows(0, 16, 512) @ orthogonal_rows(0, 16, 512).T).diagonal().mean().item() == pytest.approx(1)
     with pytest.raises(UserError, match="4 concepts of rank"):
         orthogonal_rows(4, 16, 64)
+
+
+def test_bases_of_two_ranks_share_rows_so_that_several_ranks_are_refused():
+    shared = orthogonal_rows(0, 32, 512) @ orthogonal_rows(1, 16, 512).T
+    assert (shared.abs() > 0.99).sum() == 16, "rows 16 to 31 belong to both"
+    orthogonal = {"adapter": {"orthogonal": {"concept": 1}}}
+    assert TrainingSettings.model_validate(orthogonal).adapter.orthogonal
+    orthogonal["adapter"]["ranks"] = {"single_all": 4}
+    with pytest.raises(ValidationError, match=r"ranks: single_all would have another rank, .* Remove ranks"):
+        TrainingSettings.model_validate(orthogonal)
 
 
 def test_two_orthogonal_loras_add_up_without_crosstalk():

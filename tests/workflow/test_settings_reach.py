@@ -422,8 +422,8 @@ def change(values: dict[str, Any], name: str, field: FieldInfo) -> None:
         # Only the target's half may be learned, and sources do not stand apart.
         losses = values["subjects"]["swap"]["training"]["losses"]
         losses["velocity"]["region"], losses["image_slider"] = "right_half", None
-    if name.endswith("adapter.kind"):
-        # Frozen directions are a LoRA's.
+    if name.endswith(("adapter.kind", "adapter.ranks")):
+        # Frozen directions are those of a LoRA of one rank.
         place["orthogonal"] = None
     place[last] = value
 

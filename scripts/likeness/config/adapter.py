@@ -10,12 +10,13 @@ from likeness.config.base import NAME_PATTERN, Settings
 
 
 class OrthogonalSettings(Settings):
-    """Frozen down matrices, so that LoRAs trained apart can be added up without crosstalk (arXiv:2312.02432)."""
+    """Frozen down matrices, so that LoRAs of one rank trained apart can be added up without crosstalk (arXiv:2312.02432)."""
 
     concept: int = Field(
         ge=0,
         le=1000,
-        description="Number of this LoRA among those to be added up; each number has its own directions of a shared basis.",
+        description="Number of this LoRA among those of the same rank to be added up; each number has its own directions of a "
+        "shared basis, as many as the rank. Numbers of LoRAs of other ranks share some of them.",
     )
 
 
@@ -46,7 +47,9 @@ class AdapterSettings(Settings):
         description="qkv trains only the query, key and value rows of the single blocks' fused projection, not its MLP's.",
     )
     orthogonal: OrthogonalSettings | None = Field(
-        default=None, description="Freezes the down matrices to a share of one basis; null trains both factors."
+        default=None,
+        description="Freezes the down matrices to a share of one basis, for LoRAs of one rank; null trains both factors. It does "
+        "not go with ranks.",
     )
     freeze: str | None = Field(
         default=None,
@@ -64,6 +67,11 @@ class AdapterSettings(Settings):
             raise ValueError(f"rows: {self.rows!r} restricts a LoRA's second factor, which kind {self.kind} lacks")
         if self.kind != "lora" and self.orthogonal:
             raise ValueError(f"orthogonal: frozen directions keep LoRAs apart, not adapters of kind {self.kind}")
+        if self.orthogonal and self.ranks:
+            raise ValueError(
+                f"ranks: {', '.join(self.ranks)} would have another rank, but orthogonal keeps LoRAs apart only where all have one "
+                "rank. Remove ranks and set training.rank, or remove orthogonal"
+            )
         return self
 
     @model_validator(mode="after")

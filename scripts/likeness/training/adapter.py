@@ -169,7 +169,8 @@ def starting_values(name: str, rows: int, columns: int, settings: TrainingSettin
 def orthogonal_rows(concept: int, rank: int, inputs: int) -> torch.Tensor:
     """Rows `concept`·rank … of the orthonormal basis that all LoRAs share for this number of inputs (arXiv:2312.02432).
 
-    The basis is that of Gram and Schmidt from normal columns, so each concept's rows do not depend on how many follow.
+    The basis is that of Gram and Schmidt from normal columns, so each concept's rows do not depend on how many follow. Rows
+    of two concepts are orthogonal at one rank; at two ranks their places overlap.
     """
     last = (concept + 1) * rank
     if last > inputs:
