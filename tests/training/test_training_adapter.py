@@ -17,7 +17,7 @@ from likeness.klein.family import KLEIN_4B, KLEIN_9B, layout_of
 from likeness.lora.files import read_lora
 from likeness.training.adapter import add_adapter, orthogonal_rows, without_adapter
 from likeness.training.shape import group_modules, predict_file_bytes, shape_adapter
-from likeness.training.train import train_lora
+from likeness.training.train import train_lora, training_key
 
 LAYOUT = layout_of(tiny_transformer().config)
 FUSED = "single_transformer_blocks.0.attn.to_qkv_mlp_proj"
@@ -149,6 +149,31 @@ def test_groups_are_trained_together_and_saved_apart(photo_world):
     ranks = {name: module.rank for name, module in whole.items()}
     assert {ranks[f"single_transformer_blocks.{index}.attn.to_out"] for index in (0, 1)} == {2}
     assert ranks["single_transformer_blocks.2.attn.to_out"] == 3
+
+
+def test_files_of_groups_are_of_the_weights_that_are_evaluated_whichever_were_asked_for_before(photo_world):
+    world = photo_world
+    world.encode()
+    for evaluate in ("raw", "ema"):
+        train(world, evaluate, steps=2, adapter={"groups": GROUPS}, ema={"decay": 0.9, "evaluate": evaluate})
+        (entry,) = json.loads((world.root / evaluate / "steps.json").read_text())
+        whole = read_lora(world.root / evaluate / entry["file"]).modules
+        for group in GROUPS:
+            part = read_lora(world.root / evaluate / f"step-000002-{group}.safetensors").modules
+            assert part and all(torch.equal(one.B_OR, whole[name].B_OR) for name, one in part.items()), (
+                evaluate,
+                group,
+            )
+
+
+def test_which_weights_are_evaluated_names_a_training_only_where_groups_are_made_of_them():
+    def key(evaluate, decay=0.9, **adapter):
+        values = {"ema": {"decay": decay, "evaluate": evaluate}, "adapter": adapter}
+        return training_key([], TrainingSettings.model_validate(values), "base", None)[:16]
+
+    assert key("raw") == key("ema") == "d838081ec065e791"
+    assert key("ema", decay=0) == "d3748255c0aac972", "without an average there is nothing to choose from"
+    assert key("raw", groups=GROUPS) != key("ema", groups=GROUPS)
 
 
 def test_a_frozen_content_keeps_its_bytes_while_a_style_is_trained_beside_it(photo_world):

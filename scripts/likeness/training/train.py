@@ -187,6 +187,8 @@ def training_key(
     for name in WITHOUT_EFFECT:
         values.pop(name, None)
     values.get("ema", {}).pop("evaluate", None)
+    if settings.ema.decay and settings.adapter.groups:
+        values["ema"]["evaluate"] = settings.ema.evaluate  # files of groups are made of these weights alone
     values["alpha"] = settings.resolved_alpha
     if settings.schedule.name == "constant":
         values.pop("steps", None)
