@@ -13,8 +13,9 @@ from tests.lora.conftest import dense, difference
 from tests.lora.test_lora_inspect import lora_for
 from tests.tiny import save_tiny
 
+from likeness.errors import UserError
 from likeness.klein.family import KLEIN_4B
-from likeness.lora.adapter import relative_difference
+from likeness.lora.adapter import Lora, relative_difference
 from likeness.lora.files import read_lora, save_lora, sha256_of
 
 CHOSEN = [r"^transformer_blocks\.0\.attn\.to_[qkv]$", r"^single_transformer_blocks\.19\.attn\.to_out$"]
@@ -229,3 +230,58 @@ def test_what_is_only_odd_is_warned_of(call, drawer, tmp_path):
     back, name = read_lora(out).modules, "transformer_blocks.0.attn.to_q"
     rank = next(row["rank_before"] for row in found["modules"] if row["module"] == name)
     assert back[name].scale == pytest.approx(3 / rank)
+
+
+def scaled_lora(path, *sizes):
+    """A LoRA of klein 4B in float32 whose modules' B matrices have these sizes."""
+    lora, modules = lora_for(KLEIN_4B, [r"^transformer_blocks\.0\.attn\.to_[qkv]$"]), {}
+    for (name, module), size in zip(lora.modules.items(), sizes, strict=False):
+        modules[name] = module._replace(B_OR=size * module.B_OR)
+    save_lora(path, Lora(modules), {})
+    return path, list(modules)
+
+
+@pytest.mark.parametrize("format_name", ["diffusers", "comfyui"])
+@pytest.mark.parametrize(("size", "message"), [(1e7, "float16 ends at 6.55e+04"), (1e-9, "too small for float16")])
+def test_a_type_that_cannot_hold_the_result_is_named_and_the_old_file_stays(format_name, size, message, call, tmp_path):
+    path, _ = scaled_lora(tmp_path / "in.safetensors", size)
+    out = tmp_path / "out.safetensors"
+    out.write_bytes(b"what was there before")
+    code, _, error = call("convert_lora", path, out, "--format", format_name, "--type", "float16")
+    assert code == 2 and message in error and "another --type" in error and "diverged" not in error
+    assert out.read_bytes() == b"what was there before" and {one.name for one in tmp_path.iterdir()} == {
+        path.name,
+        out.name,
+    }
+    assert call("convert_lora", path, out, "--format", format_name, "--type", "bfloat16")[0] == 0
+
+
+@pytest.mark.parametrize("format_name", ["diffusers", "comfyui"])
+def test_modules_that_become_zero_in_a_type_are_named(format_name, call, tmp_path):
+    path, names = scaled_lora(tmp_path / "in.safetensors", 1e-9, 1.0, 1e-9)
+    arguments = (path, tmp_path / "out.safetensors", "--format", format_name)
+    code, found, _ = call("convert_lora", *arguments, "--type", "float16", "--json")
+    (warning,) = found["warnings"]
+    assert code == 0 and warning.startswith("2 modules are too small for float16 and became zero: ")
+    assert names[0] in warning and names[2] in warning and names[1] not in warning
+    assert call("convert_lora", *arguments, "--json")[1]["warnings"] == []
+
+
+@pytest.mark.parametrize("format_name", ["diffusers", "comfyui"])
+def test_what_diffusers_loads_wrongly_does_not_take_the_place_of_an_older_file(
+    format_name, call, tmp_path, monkeypatch
+):
+    path, _ = scaled_lora(tmp_path / "in.safetensors", 1.0)
+    out = tmp_path / "out.safetensors"
+    out.write_bytes(b"what was there before")
+    refused = lambda file, layout: (_ for _ in ()).throw(UserError(f"LoRA file {file}: refused"))  # noqa: E731
+    monkeypatch.setattr("likeness.lora.program.compare_loaded", refused)
+    code, _, error = call("convert_lora", path, out, "--format", format_name)
+    assert code == 2 and error == f"error: LoRA file {out}: refused\n"
+    assert out.read_bytes() == b"what was there before" and len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_sum_that_a_type_cannot_hold_is_no_diverged_training(call, tmp_path):
+    (large, _), (small, _) = (scaled_lora(tmp_path / f"{size}.safetensors", size) for size in (1e7, 1.0))
+    code, _, error = call("merge_loras", tmp_path / "out.safetensors", large, small, "--type", "float16")
+    assert code == 2 and "float16 ends at" in error and "--type" in error and "diverged" not in error

@@ -47,6 +47,11 @@ class LoraModule(NamedTuple):
         """The change of weight, scale · B · A, as delta_OI in float32."""
         return self.scale * (self.B_OR.float() @ self.A_RI.float())
 
+    def wide(self) -> LoraModule:
+        """The same module with factors of float32 at least, which files keep in the type that they had."""
+        dtype = torch.promote_types(self.A_RI.dtype, torch.float32)
+        return self.cast(dtype)._replace(stored=self.file_type)
+
     def folded(self) -> LoraModule:
         """The same change with scale 1: the scale is multiplied into B, in float32, and B keeps its type."""
         return self._replace(B_OR=(self.B_OR.float() * self.scale).to(self.B_OR.dtype), scale=1.0)

@@ -7,7 +7,7 @@ all three share one A, as files of other trainers do, the rank stays r. Without 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from likeness.lora.adapter import Lora, LoraModule, check_fits
 from likeness.lora.factors import widest
 from likeness.lora.files import write_tensors
 from likeness.lora.names import NORM_OUT, names_of
+from likeness.lora.operation import narrowed
 
 PREFIX = "diffusion_model."
 _SUFFIXES = (".lora_A.weight", ".lora_B.weight")
@@ -34,8 +35,11 @@ def comfyui_keys(layout: Layout) -> list[str]:
     return [PREFIX + name for name in names_of(layout)]
 
 
-def comfyui_tensors(lora: Lora, layout: Layout) -> dict[str, torch.Tensor]:
-    """Fuse and rename a Lora's modules; UserError where it does not fit the layout or adapts the last normalisation."""
+def comfyui_tensors(lora: Lora, layout: Layout, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """Fuse and rename a Lora's modules, in a type or in their own, rounded to it once.
+
+    UserError where it does not fit the layout, adapts the last normalisation, or has values that the type does not hold.
+    """
     check_fits(lora, layout, "the LoRA")
     if NORM_OUT in lora.modules:
         raise UserError(
@@ -44,19 +48,33 @@ def comfyui_tensors(lora: Lora, layout: Layout) -> dict[str, torch.Tensor]:
         )
     shapes, tensors = linear_shapes(layout), {}
     for original, own in names_of(layout).items():
-        present = [lora.modules[name].folded() if name in lora.modules else None for name in own]
+        present = [lora.modules[name].wide().folded() if name in lora.modules else None for name in own]
         if any(present):
             fused = _fuse(present, [shapes[name][0] for name in own])
-            for suffix, factor in zip(_SUFFIXES, fused.cast()[:2], strict=True):
+            for suffix, factor in zip(_SUFFIXES, narrowed(fused, dtype, repr(original))[:2], strict=True):
                 tensors[f"{PREFIX}{original}{suffix}"] = factor
     return tensors
 
 
-def write_comfyui(path: Path, lora: Lora, layout: Layout, provenance: Mapping[str, str]) -> str:
-    """Write the ComfyUI file, check its keys against `comfyui_keys`, and return its sha256."""
-    sha256 = write_tensors(path, comfyui_tensors(lora, layout), provenance)
-    check_comfyui(path, layout)
-    return sha256
+def write_comfyui(
+    path: Path,
+    lora: Lora,
+    layout: Layout,
+    provenance: Mapping[str, str],
+    dtype: torch.dtype | None = None,
+    check: Callable[[Path], object] | None = None,
+) -> str:
+    """Write the ComfyUI file, its keys checked against `comfyui_keys`, and return its sha256.
+
+    `check` is given the finished file before it takes its place.
+    """
+
+    def check_all(finished: Path) -> None:
+        check_comfyui(finished, layout)
+        if check is not None:
+            check(finished)
+
+    return write_tensors(path, comfyui_tensors(lora, layout, dtype), provenance, check=check_all)
 
 
 def check_comfyui(path: Path, layout: Layout) -> int:

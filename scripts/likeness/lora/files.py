@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from logging import CRITICAL
 from pathlib import Path
@@ -119,13 +119,19 @@ def adapter_config(lora: Lora, targets: str | None = None, rank: int | None = No
 
 
 def write_tensors(
-    path: Path, tensors: Mapping[str, torch.Tensor], metadata: Mapping[str, str], first: torch.dtype | None = None
+    path: Path,
+    tensors: Mapping[str, torch.Tensor],
+    metadata: Mapping[str, str],
+    first: torch.dtype | None = None,
+    check: Callable[[Path], object] | None = None,
 ) -> str:
     """Write a safetensors file whose bytes depend on its content alone, atomically; returns its sha256.
 
-    Tensors of the type `first` lie before all others, where it is given; else the largest type does.
+    Tensors of the type `first` lie before all others, where it is given; else the largest type does. `check` as for
+    `write_stream`.
     """
-    return write_stream(path, ((key, tensors[key]) for key in sorted(tensors)), lambda: metadata, first=first)
+    ordered = ((key, tensors[key]) for key in sorted(tensors))
+    return write_stream(path, ordered, lambda: metadata, first=first, check=check)
 
 
 def read_lora(path: Path) -> Lora:

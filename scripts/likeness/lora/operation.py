@@ -33,10 +33,11 @@ class Operated(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A written result: the file's sha256 and one row a module, its name in the column 'module'."""
+    """A written result: the file's sha256, one row a module, its name in the column 'module', and what to warn of."""
 
     sha256: str
     rows: list[dict[str, Any]]
+    warnings: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -62,37 +63,89 @@ def write_operation(
     provenance: Mapping[str, str],
     dtype: torch.dtype | None = None,
     threads: int = 1,
+    check: Callable[[Path], object] | None = None,
 ) -> Written:
     """Compute an operation and write its result in diffusers' layout, with the adapter's config, as it is computed.
 
     `dtype` is the type of the file, else each module keeps its own. `threads` modules are computed at once, each on one
-    core; the bytes are the same for any number. UserError where the result has no module or changes nothing.
+    core; the bytes are the same for any number. `check` is given the finished file before it takes its place. UserError
+    where the result has no module, changes nothing, or holds values that the type does not.
     """
     if not operation.names:
         raise UserError(f"{path}: the result would hold no module.")
     rows: list[dict[str, Any]] = []
     stubs: dict[str, LoraModule] = {}
+    changing: list[str] = []
+    lost: list[str] = []
 
     def tensors() -> Iterator[tuple[str, torch.Tensor]]:
         names = sorted(operation.names, key=module_keys)
-        changed = False
         results = in_order(operation.operate, names, threads)
         for name, (module, row) in tqdm(zip(names, results, strict=True), total=len(names), disable=None, leave=False):
-            down_RI, up_OR = module.cast(dtype)[:2]
+            kept = narrowed(module, dtype, f"{path}: {name!r}")
             rows.append({"module": name, **row})
-            stubs[name] = LoraModule(down_RI.to("meta"), up_OR.to("meta"), module.scale)
-            changed = changed or changes_something(module)
-            yield from zip(module_keys(name), (down_RI, up_OR), strict=True)
-        if not changed:
-            raise UserError(
-                f"{path} would change nothing: every module of the result is zero, or its parts cancel each other."
-            )
+            stubs[name] = LoraModule(kept.A_RI.to("meta"), kept.B_OR.to("meta"), kept.scale)
+            if changes_something(kept):
+                changing.append(name)
+            elif changes_something(module):
+                lost.append(name)
+            yield from zip(module_keys(name), kept[:2], strict=True)
+        check_change(path, changing, lost, dtype)
 
     about = {**operation.about, **provenance}
     room = room_for_header([key for name in operation.names for key in module_keys(name)], about)
     metadata = lambda: {**about, **adapter_metadata(Lora(dict(sorted(stubs.items()))))}  # noqa: E731
-    sha256 = write_stream(path, tensors(), metadata, room)
-    return Written(sha256, sorted(rows, key=lambda row: row["module"]))
+    sha256 = write_stream(path, tensors(), metadata, room, check=check)
+    return Written(sha256, sorted(rows, key=lambda row: row["module"]), loss_warnings(lost, dtype))
+
+
+def narrowed(module: LoraModule, dtype: torch.dtype | None, where: str) -> LoraModule:
+    """A module in the type of a file; UserError where its values are beyond what that type holds, or are no numbers."""
+    kept = module.cast(dtype)
+    if is_finite(kept):
+        return kept
+    if is_finite(module):
+        largest, title = max(float(factor.abs().max()) for factor in module[:2]), _title(kept.file_type)
+        raise UserError(
+            f"{where} has values up to {largest:.3g}, but {title} ends at {torch.finfo(kept.file_type).max:.3g}. Write it "
+            "with another --type: bfloat16 and float32 hold them."
+        )
+    raise UserError(
+        f"{where} of the result has values that {_title(module.A_RI.dtype)} does not hold. Write the inputs in a wider "
+        "type first: scripts/convert_lora.py IN OUT --format diffusers --type float32"
+    )
+
+
+def is_finite(module: LoraModule) -> bool:
+    """Whether all values of both factors are numbers."""
+    extremes = [torch.stack(torch.aminmax(factor)) for factor in module[:2] if factor.numel()]
+    return all(bool(torch.isfinite(extreme).all()) for extreme in extremes)
+
+
+def check_change(path: Path, changing: Sequence[str], lost: Sequence[str], dtype: torch.dtype | None) -> None:
+    """UserError where no module changes anything: all were zero, or became so in the file's type."""
+    if changing:
+        return
+    if lost:
+        raise UserError(
+            f"{path} would change nothing: all its values are too small for {_title(dtype)} and become zero. Write it with "
+            "another --type: bfloat16 and float32 hold them."
+        )
+    raise UserError(f"{path} would change nothing: every module of the result is zero, or its parts cancel each other.")
+
+
+def loss_warnings(lost: Sequence[str], dtype: torch.dtype | None) -> list[str]:
+    """A warning that names the modules which became zero in the file's type; none where there are none."""
+    if not lost:
+        return []
+    return [
+        f"{len(lost)} modules are too small for {_title(dtype)} and became zero: {', '.join(lost)}. Write them with another "
+        "--type: bfloat16 and float32 hold them."
+    ]
+
+
+def _title(dtype: torch.dtype | None) -> str:
+    return str(dtype or "the file's type").removeprefix("torch.")
 
 
 def room_for_header(keys: Sequence[str], about: Mapping[str, str]) -> int:

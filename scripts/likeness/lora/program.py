@@ -14,10 +14,19 @@ import torch
 from likeness.errors import UserError, nearest
 from likeness.klein.family import KNOWN_LAYOUTS, Layout, layout_of
 from likeness.lora.adapter import Lora, LoraModule
+from likeness.lora.comfyui import write_comfyui
 from likeness.lora.families import family_by_shapes
 from likeness.lora.files import compare_loaded, file_of, open_lora, sha256_of
 from likeness.lora.inspect import coarse_alphas
-from likeness.lora.operation import Operation, Written, write_operation
+from likeness.lora.operation import (
+    Operated,
+    Operation,
+    Written,
+    changes_something,
+    check_change,
+    loss_warnings,
+    write_operation,
+)
 from likeness.lora.stream import MappedTensors
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -54,21 +63,57 @@ def weighted_path(text: str) -> tuple[Path, float]:
 def write_result(
     args: argparse.Namespace, output: Path, operation: Operation, parents: Sequence[Path]
 ) -> dict[str, Any]:
-    """Write an operation's result, load it back through diffusers, and return what is to be told of it."""
-    hashes = {"parents": json.dumps([sha256_of(file_of(parent)) for parent in parents])}
-    written = write_operation(output, operation, hashes, TYPES.get(args.type), args.threads)
-    return told(args, output, operation.about, written, parents)
+    """Write an operation's result, load it back through diffusers before it takes its place, and return what is to be told.
+
+    Where it does not arrive as it is, an older file of that name stays.
+    """
+    verified: list[int | None] = []
+    check = lambda path: verified.append(count_loaded(path, args.base))  # noqa: E731
+    written = write_operation(output, operation, hashes_of(parents), TYPES.get(args.type), args.threads, check)
+    return told(output, operation.about, written, verified[0], parents)
+
+
+def write_comfyui_result(args: argparse.Namespace, output: Path, lora: Lora, parent: Path) -> dict[str, Any]:
+    """The same for a LoRA that is written as it is in ComfyUI's layout."""
+    about, dtype = {"operation": "convert"}, TYPES.get(args.type)
+    verified: list[int | None] = []
+    lost: list[str] = []
+
+    def check(path: Path) -> None:
+        back = open_lora(path).modules
+        kept = {name: changes_something(back[name]) for name in lora.modules}
+        lost.extend(name for name, changes in kept.items() if not changes and changes_something(lora.modules[name]))
+        check_change(path, [name for name, changes in kept.items() if changes], lost, dtype)
+        verified.append(count_loaded(path, args.base))
+
+    layout = layout_to_write(args.base, lora)
+    sha256 = write_comfyui(output, lora, layout, {**about, **hashes_of([parent])}, dtype, check)
+    written = Written(sha256, copied(lora).rows(), loss_warnings(lost, dtype))
+    return told(output, about, written, verified[0], [parent])
+
+
+def hashes_of(parents: Sequence[Path]) -> dict[str, str]:
+    """The files that a result is made of, for its metadata."""
+    return {"parents": json.dumps([sha256_of(file_of(parent)) for parent in parents])}
+
+
+def count_loaded(path: Path, base: str | None) -> int | None:
+    """How many modules diffusers loads of a result, which are all; None where its base model is not known.
+
+    UserError where not all arrive as they are in the file.
+    """
+    layout = layout_for(base, open_lora(path))
+    return compare_loaded(path, layout)[0] if layout is not None else None
 
 
 def told(
-    args: argparse.Namespace, output: Path, about: Mapping[str, str], written: Written, parents: Sequence[Path]
+    output: Path, about: Mapping[str, str], written: Written, verified: int | None, parents: Sequence[Path]
 ) -> dict[str, Any]:
-    """The result of a program: file, hash, settings, whether diffusers loads all of it, and the table of modules."""
-    layout = layout_for(args.base, open_lora(output))
+    """The result of a program: file, hash, settings, how many modules diffusers loads, and the table of modules."""
     found = {"file": str(output), "sha256": written.sha256, "size_bytes": output.stat().st_size, **about}
-    found["verified_modules"] = compare_loaded(output, layout)[0] if layout is not None else None
     warnings = [f"{parent}: {text}" for parent in parents for text in coarse_alphas(MappedTensors(file_of(parent)))]
-    return {**found, "modules": written.rows, "warnings": warnings}
+    found |= {"verified_modules": verified, "modules": written.rows}
+    return {**found, "warnings": [*warnings, *written.warnings]}
 
 
 def layout_for(base: str | None, lora: Lora) -> Any:
@@ -136,7 +181,6 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def copied(lora: Lora) -> Operation:
     """The operation that changes nothing: every module as it is."""
-    from likeness.lora.operation import Operated
 
     def operate(name: str) -> Operated:
         module: LoraModule = lora.modules[name]

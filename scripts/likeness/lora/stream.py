@@ -91,13 +91,15 @@ def write_stream(
     metadata: Callable[[], Mapping[str, str]],
     room: int = 0,
     first: torch.dtype | None = None,
+    check: Callable[[Path], object] | None = None,
 ) -> str:
     """Write tensors, given in the order of their keys, as one safetensors file that appears whole; returns its sha256.
 
     `metadata` is asked when all tensors have been written, so it may tell what they turned out to be. `room` bytes, a
     multiple of 8, are kept for the header and filled up with spaces: where it fits and all tensors have one type, they
     are written once, in their place. Tensors of the type `first` lie before all others. ValueError for keys out of
-    order, and where `first` would leave larger types unaligned.
+    order, and where `first` would leave larger types unaligned. `check` is given the finished file before it takes its
+    place; what it raises leaves there what was there before.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     clear_leftovers(path.parent)
@@ -130,8 +132,17 @@ def write_stream(
             temporary.unlink()
             with temporary.open("wb") as joined:
                 sha256 = _joined(joined, header, [(bodies[one], room * (bodies[one] is file)) for one in order])
+        if check is not None:
+            _check_finished(temporary, path, check)
         temporary.replace(path)
     return sha256
+
+
+def _check_finished(temporary: Path, path: Path, check: Callable[[Path], object]) -> None:
+    try:
+        check(temporary)
+    except UserError as error:
+        raise UserError(str(error).replace(str(temporary), str(path))) from error
 
 
 def _header(
