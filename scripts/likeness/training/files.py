@@ -63,7 +63,7 @@ def sides_of(name: str, weights: Weights) -> dict[str, torch.Tensor]:
     return {key.removeprefix(start): weight for key, weight in weights.items() if key.startswith(start)}
 
 
-def verify_weights(path: Path, base: BaseModel, modules: int, may_change_nothing: bool) -> Verified:
+def verify_weights(path: Path, base: BaseModel, modules: int, may_change_nothing: bool = False) -> Verified:
     """Load a written file back through diffusers' own loader; UserError where anything arrives changed or not at all.
 
     Only before a training's first step with a rate above 0 may its file change nothing.
