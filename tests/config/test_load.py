@@ -148,6 +148,63 @@ def test_mistakes_of_the_command_line_are_said_to_be_its_own(folder: Path) -> No
         load_project(folder, overrides={"defaults": 3})
 
 
+SAVED = "training: {steps: 300, save_every: 100}\nphases: {a: {}, b: {steps: 150}}\n"
+PICKED = (
+    SAVED
+    + "variants: {main: {}, few: {phases: [a]}, old: {lora: '*.safetensors'}, long: {training: {steps: auto}}}\n"
+    + "surgery: {small: {method: resize, of: main, rank: 2}}\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("pick", "expected"),
+    [
+        ("variant: mian, phase: a, step: 100", "pick.variant: no variant 'mian'; did you mean 'main'?"),
+        ("variant: main, phase: nope, step: 100", "pick.phase: 'main' has no phase 'nope'; Allowed: a, b"),
+        ("variant: few, phase: b, step: 100", "pick.phase: 'few' has no phase 'b'; Allowed: a"),
+        ("variant: old, phase: a, step: 0", "pick.phase: 'old' has no phase 'a'; Allowed: files"),
+        ("variant: small, phase: a, step: 0", "pick.phase: 'small' has no phase 'a'; Allowed: surgery"),
+        ("variant: main, phase: surgery, step: 0", "pick.phase: 'main' has no phase 'surgery'; Allowed: a, b"),
+    ],
+)
+def test_a_pick_that_no_run_can_make_is_refused(folder: Path, pick: str, expected: str) -> None:
+    write(folder, GOOD + PICKED + f"pick: {{{pick}}}\n")
+    assert expected in complaint(folder)
+
+
+@pytest.mark.parametrize(
+    "pick",
+    [
+        "variant: main, phase: b, step: 150",
+        "variant: old, phase: files, step: 0",
+        "variant: small, phase: surgery, step: 0",
+        "variant: long, phase: a, step: 700",
+    ],
+)
+def test_a_pick_that_a_run_can_make_is_kept(folder: Path, pick: str) -> None:
+    write(folder, GOOD + PICKED + f"pick: {{{pick}}}\n")
+    assert load_project(folder).project.subjects["jane"].pick is not None
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected"),
+    [
+        ("likenes", "choice.metric: no metric 'likenes'; did you mean 'likeness'?"),
+        ("head_ratio", "choice.metric: head_ratio is best near 1, so that neither its highest nor its lowest value"),
+        ("target_error", "choice.metric: target_error is null for recipe 'character'; it is for edit"),
+    ],
+)
+def test_a_metric_that_nothing_can_be_ranked_by_is_refused(folder: Path, metric: str, expected: str) -> None:
+    write(folder, GOOD + f"choice: {{metric: {metric}}}\n")
+    assert f"jane.yaml:4: subject jane: {expected}" in complaint(folder)
+
+
+@pytest.mark.parametrize("metric", ["null", "csim", "shift_px"])
+def test_other_metrics_can_rank(folder: Path, metric: str) -> None:
+    write(folder, GOOD + f"choice: {{metric: {metric}}}\n")
+    assert load_project(folder).project.subjects["jane"].choice.metric == (None if metric == "null" else metric)
+
+
 def test_layers_merge_sections_and_replace_named_maps(folder: Path) -> None:
     (folder / "config" / "config.yaml").write_text("defaults:\n  training: {rank: 8, steps: 99}\n", encoding="utf-8")
     write(folder, GOOD + "preset: herbst\ntraining: {steps: 7}\nprompts: {one: {text: '{trigger}'}}\n")

@@ -8,6 +8,7 @@ import pytest
 import torch
 from scipy import ndimage
 
+from likeness.config.metrics import DIRECTIONS
 from likeness.evaluation.metrics import REGISTRY, Measured, lower_is_better
 from likeness.evaluation.metrics.pixels import (
     delta_e,
@@ -189,3 +190,7 @@ def test_own_base_is_never_compared_with_itself(picture):
     for name in ("background_ssim", "shift_px", "contrast", "grain", "colour_shift", "skin_delta_e"):
         found = measured(name, image_HWC=picture, against_HWC=picture, is_own_base=True)
         assert found.value is None and "base" in found.status
+
+
+def test_every_name_that_settings_know_is_measured():
+    assert set(REGISTRY) == set(DIRECTIONS)

@@ -185,6 +185,7 @@ OTHER: dict[str, Any] = {
     "trainers.*.overrides": {"seed": 7},
     "pick.variant": "wide",
     "pick.phase": "fine",
+    "choice.metric": "csim",
 }
 """Other values where the next one up would not be valid."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from likeness.config.base import ModelChoice, ModelSource, Settings
+from likeness.config.metrics import check_ranking_metric
 from likeness.config.training import BucketSettings
 
 
@@ -77,7 +78,7 @@ class EvaluationSettings(Settings):
 class ChoiceSettings(Settings):
     """How the best checkpoint is found; floors compare with the base or the recipe's limit."""
 
-    metric: str | None = Field(
+    metric: Annotated[str, AfterValidator(check_ranking_metric)] | None = Field(
         default=None, description="Metric to rank by; null: the recipe's (likeness, target_error or style_similarity)."
     )
     min_detected: float | None = Field(

@@ -14,6 +14,7 @@ from likeness.config.evaluation import ChoiceSettings, EvaluationSettings, Pick,
 from likeness.config.exports import ExportSettings, TrainerCommand
 from likeness.config.faces import FaceSettings
 from likeness.config.masks import MaskSettings
+from likeness.config.metrics import ONLY_OF_RECIPES
 from likeness.config.phases import PhaseSettings
 from likeness.config.photos import PairFolders, PhotoFolders, PhotoSettings
 from likeness.config.quality import QualityLimits, QualitySettings
@@ -24,6 +25,8 @@ from likeness.config.training import TrainingSettings, Variant
 from likeness.errors import nearest
 
 MINIATURE = "miniature"
+FILES = "files"
+"""The phase of finished files."""
 TRAINERS = (
     "simpletuner",
     "ai-toolkit",
@@ -204,12 +207,27 @@ class Subject(Settings):
             )
         wrong += loss_mistakes(self)
         wrong += [*surgery_mistakes(self), *losses_that_wait(self)] if not wrong else []
-        names = {*self.variants} | (self.candidates.keys() if self.pick and self.pick.phase == SURGERY else set())
-        if self.pick and self.pick.variant not in names:
-            wrong.append(f"pick.variant: no variant {self.pick.variant!r}; there are {', '.join(sorted(names))}")
+        recipes = ONLY_OF_RECIPES.get(self.choice.metric or "", (self.recipe,))
+        if self.recipe not in recipes:
+            wrong.append(
+                f"choice.metric: {self.choice.metric} is null for recipe {self.recipe!r}; it is for {' and '.join(recipes)}"
+            )
+        wrong += self._wrong_pick()
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
+
+    def _wrong_pick(self) -> Iterator[str]:
+        """A LoRA or a phase picked by hand that there is not."""
+        if self.pick is None:
+            return
+        phases = {name: [FILES] if variant.lora else self.phases_of(name) for name, variant in self.variants.items()}
+        phases |= {name: [SURGERY] for name in self.candidates}
+        variant, phase = self.pick.variant, self.pick.phase
+        if variant not in phases:
+            yield f"pick.variant: no variant {variant!r}; {nearest(variant, phases)}"
+        elif phase not in phases[variant]:
+            yield f"pick.phase: {variant!r} has no phase {phase!r}; {nearest(phase, phases[variant])}"
 
     def regularised(self, phase: str) -> bool:
         """Whether some training of a phase reads the regularisation set."""

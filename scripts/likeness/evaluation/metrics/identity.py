@@ -56,19 +56,19 @@ def normalised(sample: Sample) -> Measured:
     return Measured((found.value - impostor) / (genuine - impostor))
 
 
-@metric("detected", direction="higher", unit="0 or 1", against="nothing", group="derived", kinds=("subject", "bleed"))
+@metric("detected", unit="0 or 1", against="nothing", group="derived", kinds=("subject", "bleed"))
 def detected(sample: Sample) -> Measured:
     """Whether the recogniser's detector finds a face."""
     return Measured(0.0 if sample.face is None else 1.0)
 
 
-@metric("csim", direction="higher", unit="cosine, -1..1", against=REFERENCE, group="derived")
+@metric("csim", unit="cosine, -1..1", against=REFERENCE, group="derived")
 def csim(sample: Sample) -> Measured:
     """Cosine of the face's embedding to the reference, by the configured recogniser."""
     return by_recogniser(sample)
 
 
-@metric("descriptor_cosine", direction="higher", unit="cosine, -1..1", against=REFERENCE, group="derived")
+@metric("descriptor_cosine", unit="cosine, -1..1", against=REFERENCE, group="derived")
 def descriptor_cosine(sample: Sample) -> Measured:
     """Cosine of a hand-made face descriptor; stands in where there is no recogniser, and is no identity score."""
     if sample.has_recogniser:
@@ -76,9 +76,7 @@ def descriptor_cosine(sample: Sample) -> Measured:
     return cosine_to_reference(sample)
 
 
-@metric(
-    "likeness", direction="higher", unit="0 impostor, 1 genuine", against="genuine and impostor levels", group="derived"
-)
+@metric("likeness", unit="0 impostor, 1 genuine", against="genuine and impostor levels", group="derived")
 def likeness(sample: Sample) -> Measured:
     """csim on the scale from the impostor level (0) to the genuine level (1)."""
     return normalised(sample)
@@ -86,7 +84,6 @@ def likeness(sample: Sample) -> Measured:
 
 @metric(
     "bleed_csim",
-    direction="lower",
     unit="0 impostor, 1 genuine",
     against="as likeness",
     group="derived",
@@ -98,7 +95,7 @@ def bleed_csim(sample: Sample) -> Measured:
     return Measured(0.0) if found.status == NO_FACE else found
 
 
-@metric("copying", direction="lower", unit="cosine", against="training photos and held-out photos", group="derived")
+@metric("copying", unit="cosine", against="training photos and held-out photos", group="derived")
 def copying(sample: Sample) -> Measured:
     """Cosine to the nearest training photo minus the mean cosine to the held-out ones."""
     if sample.recipe == "edit":
@@ -115,7 +112,6 @@ def copying(sample: Sample) -> Measured:
 
 @metric(
     "head_ratio",
-    direction="near 1",
     unit="ratio",
     against="the median of the subject's photos; edit: the source",
     group="derived",

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 AGAINST = "the base's image of the same prompt, seed and noise; edit: the source"
 
 
-@metric(
-    "lpips", direction="lower", unit="distance", against=AGAINST, group="lpips", kinds=("subject", "bleed", "neutral")
-)
+@metric("lpips", unit="distance", against=AGAINST, group="lpips", kinds=("subject", "bleed", "neutral"))
 def lpips(sample: Sample) -> Measured:
     """Learned perceptual distance (LPIPS 0.1, AlexNet)."""
     if sample.models.lpips is None:
@@ -37,7 +35,6 @@ NO_CLIP = "no_weights: CLIP model folder, key evaluation.clip (config.json, mode
 
 @metric(
     "clip_score",
-    direction="higher",
     unit="0..2.5",
     against="the prompt without its trigger",
     group="clip",
@@ -53,7 +50,6 @@ def clip_score(sample: Sample) -> Measured:
 
 @metric(
     "style_similarity",
-    direction="higher",
     unit="cosine, -1..1",
     against="the mean CLIP embedding of the held-out pictures",
     group="clip",
@@ -67,7 +63,7 @@ def style_similarity(sample: Sample) -> Measured:
     return Measured(float(np.dot(sample.clip_image_D, sample.style_D)))
 
 
-@metric("drift_dino", direction="higher", unit="cosine, -1..1", against=AGAINST, group="dino", kinds=("neutral",))
+@metric("drift_dino", unit="cosine, -1..1", against=AGAINST, group="dino", kinds=("neutral",))
 def drift_dino(sample: Sample) -> Measured:
     """Cosine of DINOv2 embeddings between the LoRA's and the base's image of a neutral prompt."""
     return not_measured("no_weights: DINOv2, for which this version has no key")

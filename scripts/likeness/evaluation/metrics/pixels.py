@@ -123,7 +123,7 @@ def against_of(sample: Sample) -> Image | Measured:
     return NO_AGAINST if sample.against_HWC is None else sample.against_HWC
 
 
-@metric("background_ssim", direction="higher", unit="-1..1", against=AGAINST, group="pixels")
+@metric("background_ssim", unit="-1..1", against=AGAINST, group="pixels")
 def background_ssim(sample: Sample) -> Measured:
     """Structural similarity outside the grown person (edit: the stored mask, else the head)."""
     against = against_of(sample)
@@ -135,7 +135,7 @@ def background_ssim(sample: Sample) -> Measured:
     return not_measured("too_few: no background is left outside the person") if value is None else Measured(value)
 
 
-@metric("shift_px", direction="lower", unit="px of the measured image", against=AGAINST, group="pixels")
+@metric("shift_px", unit="px of the measured image", against=AGAINST, group="pixels")
 def shift_px(sample: Sample) -> Measured:
     """How far the whole picture moved."""
     against = against_of(sample)
@@ -175,13 +175,13 @@ def hair_region(x0: float, y0: float, x1: float, y1: float) -> tuple[int, int, i
 REGIONS = {"skin": skin_region, "hair": hair_region}
 
 
-@metric("skin_delta_e", direction="lower", unit="CIEDE2000", against=AGAINST, group="pixels")
+@metric("skin_delta_e", unit="CIEDE2000", against=AGAINST, group="pixels")
 def skin_delta_e(sample: Sample) -> Measured:
     """Difference of the median skin colour."""
     return region_delta_e(sample, "skin")
 
 
-@metric("hair_delta_e", direction="lower", unit="CIEDE2000", against=AGAINST, group="pixels")
+@metric("hair_delta_e", unit="CIEDE2000", against=AGAINST, group="pixels")
 def hair_delta_e(sample: Sample) -> Measured:
     """Difference of the median colour of a band above the forehead."""
     return region_delta_e(sample, "hair")
@@ -189,7 +189,6 @@ def hair_delta_e(sample: Sample) -> Measured:
 
 @metric(
     "colour_shift",
-    direction="lower",
     unit="CIEDE2000",
     against=AGAINST,
     group="pixels",
@@ -210,9 +209,7 @@ def ratio(ours: float, theirs: float) -> Measured:
     )
 
 
-@metric(
-    "contrast", direction="near 1", unit="ratio", against=AGAINST, group="pixels", kinds=("subject", "bleed", "neutral")
-)
+@metric("contrast", unit="ratio", against=AGAINST, group="pixels", kinds=("subject", "bleed", "neutral"))
 def contrast(sample: Sample) -> Measured:
     """Standard deviation of lightness L* over that of the image to compare with."""
     against = against_of(sample)
@@ -221,9 +218,7 @@ def contrast(sample: Sample) -> Measured:
     return ratio(colour_of(sample.image_HWC).lightness_deviation, colour_of(against).lightness_deviation)
 
 
-@metric(
-    "grain", direction="near 1", unit="ratio", against=AGAINST, group="pixels", kinds=("subject", "bleed", "neutral")
-)
+@metric("grain", unit="ratio", against=AGAINST, group="pixels", kinds=("subject", "bleed", "neutral"))
 def grain(sample: Sample) -> Measured:
     """Fine noise over that of the image to compare with."""
     against = against_of(sample)
@@ -232,7 +227,6 @@ def grain(sample: Sample) -> Measured:
 
 @metric(
     "target_error",
-    direction="lower",
     unit="mean squared error on 0..1",
     against="the pair's true target",
     group="pixels",
@@ -257,7 +251,6 @@ def thumbnail(image_HWC: Image) -> NDArray[np.float64]:
 
 @metric(
     "diversity",
-    direction="higher",
     unit="0..1",
     against="the other seeds of the same prompt and half",
     group="diversity",

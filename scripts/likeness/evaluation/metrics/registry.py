@@ -12,10 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from likeness.config.metrics import DIRECTIONS, Direction
+
 if TYPE_CHECKING:
     from likeness.evaluation.sample import Sample
 
-Direction = Literal["higher", "lower", "near 0", "near 1"]
 Group = Literal["derived", "pixels", "lpips", "clip", "diversity", "dino"]
 
 
@@ -53,19 +54,20 @@ ALL_KINDS = ("subject", "bleed", "neutral")
 def metric(
     name: str,
     *,
-    direction: Direction,
     unit: str,
     against: str,
     group: Group,
     kinds: tuple[str, ...] = ("subject",),
     version: int = 1,
 ) -> Callable[[Callable[[Sample], Measured]], Callable[[Sample], Measured]]:
-    """Register the decorated function; its docstring's first line is the metric's meaning."""
+    """Register the decorated function under a name of `DIRECTIONS`; its docstring's first line is the metric's meaning."""
 
     def register(function: Callable[[Sample], Measured]) -> Callable[[Sample], Measured]:
         assert name not in REGISTRY, f"metric {name!r} is registered twice"
         meaning = (function.__doc__ or "").strip().splitlines()[0]
-        REGISTRY[name] = Metric(name, direction, unit, against, meaning, group, frozenset(kinds), version, function)
+        REGISTRY[name] = Metric(
+            name, DIRECTIONS[name], unit, against, meaning, group, frozenset(kinds), version, function
+        )
         return function
 
     return register

@@ -1,0 +1,52 @@
+"""Names of all metrics, and which way each is better: what settings may name, and what the register of metrics measures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from likeness.errors import nearest
+
+Direction = Literal["higher", "lower", "near 0", "near 1"]
+DIRECTIONS: Mapping[str, Direction] = {
+    "background_ssim": "higher",
+    "bleed_csim": "lower",
+    "clip_score": "higher",
+    "colour_shift": "lower",
+    "contrast": "near 1",
+    "copying": "lower",
+    "csim": "higher",
+    "descriptor_cosine": "higher",
+    "detected": "higher",
+    "diversity": "higher",
+    "drift_dino": "higher",
+    "grain": "near 1",
+    "hair_delta_e": "lower",
+    "head_ratio": "near 1",
+    "likeness": "higher",
+    "lpips": "lower",
+    "shift_px": "lower",
+    "skin_delta_e": "lower",
+    "style_similarity": "higher",
+    "target_error": "lower",
+}
+ONLY_OF_RECIPES: Mapping[str, tuple[str, ...]] = {
+    "likeness": ("character", "style"),
+    "copying": ("character", "style"),
+    "target_error": ("edit",),
+}
+"""Metrics that mean nothing for other recipes, and are null there."""
+
+
+def check_ranking_metric(name: str) -> str:
+    """Refuse what checkpoints cannot be ranked by: names of no metric, and metrics whose best value lies in the middle."""
+    direction = DIRECTIONS.get(name)
+    rankable = [one for one, way in DIRECTIONS.items() if way in ("higher", "lower")]
+    if direction is None:
+        raise ValueError(f"no metric {name!r}; {nearest(name, rankable)}")
+    if name not in rankable:
+        raise ValueError(
+            f"{name} is best {direction}, so that neither its highest nor its lowest value ranks first. Allowed: "
+            f"{', '.join(rankable)}"
+        )
+    return name
