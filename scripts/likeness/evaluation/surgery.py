@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from likeness.lora.adapter import Lora
     from likeness.lora.operation import Operation
 
-VERSION = 2
+VERSION = 3
 STAGE = "surgery"
 FILE = "lora.safetensors"
 _FULL_RANK = 1024
@@ -79,7 +79,7 @@ def _computed(stage: SurgeryStage, parents: Sequence[Found]) -> tuple[dict[str, 
         written = write_operation(path, operation, provenance)
         verified = verify_lora(path, base)
         data = path.read_bytes()
-    for warning in low_ranks(written.rows):
+    for warning in [*low_ranks(written.rows), *written.warnings]:
         print(f"warning: {warning}")
     record = {"about": dict(operation.about), "modules": verified.modules, "table": written.rows}
     return record | summary_of(written.rows), {FILE: data}
