@@ -98,6 +98,7 @@ rule train_lora:
         manifest=plan.manifest,
         encoded="results/{subject}/encoded/{phase}.parquet",
         previous=plan.previous_steps,
+        initial=plan.initial_lora,
         ablation=plan.targets_table,
         models=plan.miniature_training,
     output:

@@ -354,6 +354,11 @@ class Plan(PhasePlan):
             return []
         return [f"results/{wildcards.subject}/train/{wildcards.variant}/{phases[place - 1]}/steps.json"]
 
+    def initial_lora(self, wildcards: Any) -> list[str]:
+        """The LoRA file that a phase starts from, where it names one, so that other bytes in it start the training."""
+        file = self.subjects[wildcards.subject].phases[wildcards.phase].file
+        return [file] if file is not None else []
+
     def trained(self, subject: str) -> list[tuple[str, str]]:
         """Every (variant, phase) that is trained."""
         settings = self.subjects[subject]

@@ -380,6 +380,21 @@ def test_other_trainers_of_variants(folder: Path) -> None:
     assert "variants.d: a variant is either `lora:` files or trained" in complaint(folder)
 
 
+def test_a_lora_to_start_from_that_is_not_there_is_a_mistake(folder: Path) -> None:
+    write(folder, GOOD + "phases:\n  one: {}\n  two: {init: previous}\n  three:\n    init: loras/start.safetensors\n")
+    text = complaint(folder)
+    assert text.startswith("1 mistake in")
+    assert "jane.yaml:8: subject jane: phases.three.init: there is no LoRA file loras/start.safetensors" in text
+    (folder / "loras").mkdir()
+    (folder / "loras" / "start.safetensors").touch()
+    phases = load_project(folder).project.subjects["jane"].phases
+    assert {name: phase.file for name, phase in phases.items()} == {
+        "one": None,
+        "two": None,
+        "three": "loras/start.safetensors",
+    }
+
+
 def test_a_variant_of_another_trainer(folder: Path) -> None:
     (folder / "config" / "config.yaml").write_text(
         "defaults: {trainers: {simpletuner: {command: simpletuner train, environment: {PATH: /st/bin}}}}\n",

@@ -181,3 +181,22 @@ TABLE = {
 @pytest.mark.parametrize("name", TABLE)
 def test_an_edit_starts_what_depends_on_it(name: str, project: Project, finished: Path) -> None:
     follow(Scene(project, finished), TABLE[name])
+
+
+def test_other_bytes_in_the_lora_to_start_from_start_the_training(project: Project) -> None:
+    target = "results/robin/train/main/main/steps.json"
+    steps = [project.folder / f"results/robin/train/main/main/step-00000{step}.safetensors" for step in (2, 4)]
+    first, second = (path.read_bytes() for path in steps)
+    start = project.folder / "my loras" / "start.safetensors"
+    start.parent.mkdir()
+    start.write_bytes(first)
+    project.reconfigure("top: 4}", 'top: 4, init: "my loras/start.safetensors"}', "robin")
+    assert project.succeed(target).jobs == {"train_lora/robin/main/main"}
+    made = steps[1].read_bytes()
+    assert project.succeed(target).jobs == set()
+    start.write_bytes(second)
+    again = project.succeed(target)
+    assert again.jobs == {"train_lora/robin/main/main"} and again.computed == {"training-steps": 4}
+    assert steps[1].read_bytes() != made
+    start.write_bytes(first)
+    assert project.succeed(target).computed == {} and steps[1].read_bytes() == made

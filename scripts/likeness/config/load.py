@@ -148,7 +148,11 @@ def _load_subject(name: str, source: Source, defaults: Source, errors: list[str]
 
 
 def _gone(subject: Subject, folder: Path) -> Iterable[tuple[KeyPath, str]]:
-    """Files that surgery or a measurement starts from and that are not there."""
+    """LoRA files that a phase, surgery or a measurement starts from and that are not there."""
+    for name, phase in subject.phases.items():
+        if phase.file is not None and not (folder / phase.file).is_file():
+            text = f"there is no LoRA file {phase.file}; give the path of one, previous, or scratch"
+            yield ("phases", name, "init"), f"phases.{name}.init: {text}"
     for key, parent in parents_by_key(subject):
         if parent.file is not None and not (folder / parent.file).is_file():
             yield key, f"{'.'.join(key)}: there is no LoRA file {parent.file}; correct the path or put it there"

@@ -58,6 +58,11 @@ class PhaseSettings(Settings):
         return self.init == "previous" or self.init.startswith(PREVIOUS_GROUP)
 
     @property
+    def file(self) -> str | None:
+        """The LoRA that it starts from, where that is a file."""
+        return None if self.follows or self.init == "scratch" else self.init
+
+    @property
     def group(self) -> str | None:
         """The group of the phase before whose weights alone it starts from."""
         return self.init.removeprefix(PREVIOUS_GROUP) if self.init.startswith(PREVIOUS_GROUP) else None
