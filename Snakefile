@@ -24,6 +24,7 @@ for warning in plan.warnings:
 onstart:
     if complaint := closed_disk(Path("results")):
         raise WorkflowError(f"error: {complaint}")
+    plan.remember_recognisers()
 
 
 onerror:

@@ -9,6 +9,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from functools import cached_property
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from likeness.config.regularisation import ClassImagesStage, RegularisationStage
 from likeness.config.report import PageStage
 from likeness.config.subject import MINIATURE, Subject
 from likeness.config.training import EncodeStage, TrainingSettings, TrainStage
+from likeness.evaluation.judge import expect, remember
 from likeness.models import FetchStage, wanted_models
 from likeness.store import canonical_json
 from likeness.trainers import export_slice, external_slice, variant_pattern
@@ -34,6 +36,11 @@ from likeness.workflow_surgery import SurgeryPlan
 MODELS = "models/miniature"
 ONLY_OF_MERGE: Unread = {"photo": {"near_duplicate_bits"}}
 ONLY_OF_FINALISTS: Unread = {"evaluation": {"strengths", "finalists", "distilled_model"}}
+
+
+def evaluation_of(subject: str) -> Path:
+    """Where a subject's scores lie."""
+    return Path("results", subject, "evaluation")
 
 
 def use_this_interpreter() -> None:
@@ -288,7 +295,21 @@ class Plan(PhasePlan):
         )
         return self.params(self.resolved(stage, base_model="base"), "train_lora")
 
-    def score_slice(self, subject: Subject) -> ScoreStage:
+    @cached_property
+    def has_recogniser(self) -> dict[str, bool]:
+        """What each subject's scoring is told of its recogniser; asked once, so that it holds for the whole run."""
+        return {
+            name: subject.evaluation.recogniser.source == MINIATURE or expect(subject.evaluation, evaluation_of(name))
+            for name, subject in self.subjects.items()
+        }
+
+    def remember_recognisers(self) -> None:
+        """Keep what scoring was told, for the runs that follow."""
+        for name, expected in self.has_recogniser.items():
+            remember(expected, self.subjects[name].evaluation, evaluation_of(name))
+
+    def score_slice(self, name: str) -> ScoreStage:
+        subject = self.subjects[name]
         stage = ScoreStage(
             evaluation=self.resolved(subject.evaluation, recogniser="pack/evaluation_pack"),
             prompts=subject.prompts,
@@ -299,11 +320,12 @@ class Plan(PhasePlan):
             base_model=subject.base_model,
             buckets=subject.training.buckets,
             offline=self.project.offline,
+            has_recogniser=self.has_recogniser[name],
         )
         return self.resolved(stage, base_model="base")
 
     def _score(self, script: str, wildcards: Any, unread: Unread) -> str:
-        stage = self.score_slice(self.subjects[wildcards.subject])
+        stage = self.score_slice(wildcards.subject)
         return self.params(stage, script, "evaluation/metrics", "faces", unread=unread)
 
     def score_base(self, wildcards: Any) -> str:

@@ -201,7 +201,7 @@ class SurgeryPlan:
         subject = self._plan.subjects[wildcards.subject]
         stage = AblationStage(
             ablation=subject.ablation[wildcards.name],
-            scoring=self._plan.score_slice(subject),
+            scoring=self._plan.score_slice(wildcards.subject),
             choice=self._choice(wildcards.subject, self._of_ablation(wildcards)),
         )
         unread = {"scoring": {"evaluation": {"strengths", "finalists", "distilled_model"}}}
@@ -210,9 +210,7 @@ class SurgeryPlan:
     def measure_crosstalk(self, wildcards: Any) -> str:
         stage = CrosstalkStage(
             crosstalk=self._plan.subjects[wildcards.subject].crosstalk[wildcards.name],
-            scorings=tuple(
-                self._plan.score_slice(self._plan.subjects[side.subject]) for side in self._sides(wildcards)
-            ),
+            scorings=tuple(self._plan.score_slice(side.subject) for side in self._sides(wildcards)),
             choice=self._choice(wildcards.subject, self._of_crosstalk(wildcards)),
         )
         unread = {"scorings": {"__all__": {"evaluation": {"strengths", "finalists", "distilled_model"}}}}
@@ -222,8 +220,10 @@ class SurgeryPlan:
         """A probe draws with the base alone and names its own prompts: nothing else of the subject is in its slice."""
         subject = self._plan.subjects[wildcards.subject]
         never_read = {"prompts": {}, "recipe": "", "kind": "", "buckets": BucketSettings()}
-        scoring = self._plan.score_slice(subject).model_copy(update=never_read)
+        scoring = self._plan.score_slice(wildcards.subject).model_copy(update=never_read)
         stage = ProbeStage(probe=subject.probe[wildcards.name], scoring=scoring)
         drawn_by = {"sampling_steps", "guidance_scale", "width_px", "height_px", "batch_size", "precision"}
         unread = EvaluationSettings.model_fields.keys() - drawn_by - {"clip", "cpu_threads"}
-        return self._plan.params(stage, "probe_blocks", unread={"scoring": {"evaluation": unread}})
+        return self._plan.params(
+            stage, "probe_blocks", unread={"scoring": {"evaluation": unread, "has_recogniser": True}}
+        )

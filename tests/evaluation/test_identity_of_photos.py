@@ -64,6 +64,7 @@ def test_absent_pack_is_replaced_by_the_descriptor_with_the_reason(project, tmp_
     changes = {"recogniser_backend": "insightface", "recogniser": ModelSource(source=str(tmp_path / "no-pack"))}
     recogniser = Recogniser(project.stage.evaluation.model_copy(update=changes), project.store(), offline=True)
     assert recogniser.status.startswith("no_weights:") and "no-pack" in recogniser.status
+    assert "evaluation.recogniser" in recogniser.status and "faces." not in recogniser.status
     assert not recogniser.is_recogniser and recogniser.settings.backend == "opencv"
 
 

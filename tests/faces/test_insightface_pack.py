@@ -10,8 +10,9 @@ from tests.faces.toy_pack import RADIUS_PX, toy_photo
 
 from likeness.config.faces import FaceSettings
 from likeness.errors import UserError
-from likeness.faces import insightface_pack
-from likeness.faces.insightface_pack import InsightfaceDetector, find_pack
+from likeness.faces import pack_folder
+from likeness.faces.insightface_pack import InsightfaceDetector
+from likeness.faces.pack_folder import find_pack
 
 pytestmark = pytest.mark.filterwarnings("ignore:`estimate` is deprecated:FutureWarning")
 
@@ -51,7 +52,7 @@ def test_min_score_reaches_the_detector(toy_settings, tmp_path):
 @pytest.mark.parametrize("source", ["/no/such/pack", "models/mistyped", "bufalo_l", "buffalo_l", "./pack"])
 @pytest.mark.parametrize("offline", [True, False])
 def test_absent_pack_never_asks_the_network(source, offline, tmp_path, monkeypatch, no_network):
-    monkeypatch.setattr(insightface_pack, "packs_folder", lambda: tmp_path / "packs")
+    monkeypatch.setattr(pack_folder, "packs_folder", lambda: tmp_path / "packs")
     with pytest.raises(UserError) as caught:
         InsightfaceDetector(FaceSettings.model_validate({"model": source}), tmp_path, offline, 1)
     said = str(caught.value)
@@ -61,7 +62,7 @@ def test_absent_pack_never_asks_the_network(source, offline, tmp_path, monkeypat
 
 
 def test_named_pack_lists_the_files_that_are_absent(tmp_path, monkeypatch):
-    monkeypatch.setattr(insightface_pack, "packs_folder", lambda: tmp_path)
+    monkeypatch.setattr(pack_folder, "packs_folder", lambda: tmp_path)
     folder = tmp_path / "buffalo_l"
     folder.mkdir()
     (folder / "det_10g.onnx").write_bytes(b"x")

@@ -200,3 +200,25 @@ def test_other_bytes_in_the_lora_to_start_from_start_the_training(project: Proje
     assert steps[1].read_bytes() != made
     start.write_bytes(first)
     assert project.succeed(target).computed == {} and steps[1].read_bytes() == made
+
+
+def test_a_recogniser_that_is_put_in_place_scores_what_a_descriptor_stood_in_for(project: Project) -> None:
+    target, pack = "results/robin/best.json", project.folder / "packs" / "judge"
+    scoring = {*base("robin"), *scores("robin", "main"), "score_finalists/robin", "choose_checkpoint/robin"}
+    project.reconfigure("recogniser: miniature", "recogniser: ./packs/judge")
+    calibration = project.folder / "results/robin/evaluation/base/calibration.json"
+    assert project.succeed(target).jobs == scoring
+    assert json.loads(calibration.read_bytes())["recogniser"].startswith("descriptor")
+    table = read_rows(project.folder / "results/robin/evaluation/main/main/scores.parquet", SCORES)
+    (status,) = {row["status"] for row in table if row["metric"] == "csim"}
+    assert status.startswith("no_weights: evaluation.recogniser: no insightface pack './packs/judge'")
+    assert project.succeed(target).jobs == set()
+    shutil.copytree(project.folder / "models/miniature/pack/evaluation_pack", pack)
+    found = project.succeed(target)
+    assert found.jobs == scoring
+    # The drawn world's own recogniser has the same bytes: its faces and scores are in the store.
+    assert "generated-images" not in found.computed and "training-steps" not in found.computed
+    assert not json.loads(calibration.read_bytes())["recogniser"].startswith("descriptor")
+    assert project.succeed(target).jobs == set()
+    shutil.rmtree(pack)
+    assert project.succeed(target).jobs == set()

@@ -23,6 +23,7 @@ from tests.workflow.project import HOUSE
 from likeness.config.load import Loaded, load_project, plain_type
 from likeness.config.project import Project
 from likeness.config.subject import Subject
+from likeness.faces.pack_folder import NEEDED_FILES
 from likeness.workflow import Plan
 
 Path_ = tuple[str, ...]
@@ -669,3 +670,26 @@ def test_a_phase_that_losses_settle_has_one_maker(project: Project) -> None:
         assert bool(re.fullmatch(pattern, file)) == settled
         assert not (settled and file in decided)
         assert not re.fullmatch(pattern, file.replace("swap", "robin"))
+
+
+def test_weights_of_the_recogniser_that_are_put_in_place_start_the_scoring(
+    project: Project, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(folder)
+    pack = tmp_path / "antelopev2"
+
+    def jobs() -> dict[tuple[Any, ...], list[str]]:
+        subject = project.subjects["robin"]
+        recogniser = subject.evaluation.recogniser.model_copy(update={"source": str(pack)})
+        evaluation = subject.evaluation.model_copy(update={"recogniser": recogniser})
+        subjects = project.subjects | {"robin": subject.model_copy(update={"evaluation": evaluation})}
+        return jobs_of(plan_of(project.model_copy(update={"subjects": subjects})))
+
+    before = jobs()
+    pack.mkdir()
+    assert jobs() == before
+    for name in NEEDED_FILES["antelopev2"]:
+        (pack / name).write_bytes(b"weights")
+    after = jobs()
+    assert {job[0] for job in before if before[job] != after[job]} == SCORES
+    assert {job[1] for job in before if before[job] != after[job]} == {"robin"}

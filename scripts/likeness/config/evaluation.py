@@ -123,6 +123,8 @@ class ScoreStage(Settings):
     base_model: ModelSource
     buckets: BucketSettings
     offline: bool = True
+    has_recogniser: bool = True
+    """Whether the recogniser's files are there: no program reads it, but where it changes, the scoring starts."""
 
 
 class ChoiceStage(Settings):

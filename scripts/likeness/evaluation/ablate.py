@@ -21,7 +21,7 @@ from likeness.evaluation.blocks import IMAGE_CHANGE, KNOCK_OUT, effect_of
 from likeness.evaluation.draw import read_checked
 from likeness.evaluation.parents import Found
 from likeness.evaluation.prompts import SELECT, GridPoint
-from likeness.evaluation.score import BASE_ENTRY, Entry, Row, Shot, Workplace, read_calibration, row_label
+from likeness.evaluation.score import BASE_ENTRY, Entry, Row, Shot, Workplace, row_label
 from likeness.evaluation.scores import Checkpoint, Scores
 from likeness.evaluation.sheet import write_sheet
 from likeness.evaluation.statistics import Tested, cluster_means, holm_tested
@@ -72,7 +72,7 @@ class Measurements:
     def __init__(self, workplace: Workplace, entries: Iterable[Entry], base_folder: Path, subject: str) -> None:
         self.workplace, self.subject = workplace, subject
         self.entries = list(dict.fromkeys([BASE_ENTRY, *entries]))
-        self.calibration = read_calibration(base_folder)
+        self.calibration = workplace.calibration(base_folder)
         self.shots: dict[Entry, list[Shot]] = {}
         self.means: dict[Entry, Clusters] = {}
 

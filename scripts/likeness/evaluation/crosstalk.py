@@ -15,7 +15,7 @@ from likeness.config.surgery import Crosstalk
 from likeness.evaluation.mix import Mixture, MixtureDrawer
 from likeness.evaluation.parents import Found
 from likeness.evaluation.prompts import SELECT
-from likeness.evaluation.score import BASE_ENTRY, Entry, Row, Shot, Workplace, read_calibration, row_label
+from likeness.evaluation.score import BASE_ENTRY, Entry, Row, Shot, Workplace, row_label
 from likeness.evaluation.scores import FACELESS_IS_ZERO, Checkpoint, Scores
 from likeness.evaluation.sheet import write_sheet
 from likeness.evaluation.statistics import Estimate, paired_difference
@@ -97,7 +97,7 @@ def measure_crosstalk(
 def losses_of(side: Side) -> tuple[list[Loss], list[Shot]]:
     """Draw a subject's select half bare, with its own LoRA and with both; every metric that both have, and the images."""
     workplace, points = side.workplace, side.workplace.half(SELECT)
-    calibration = read_calibration(side.base_folder)
+    calibration = workplace.calibration(side.base_folder)
     base_shots = workplace.draw([BASE_ENTRY], points)
     alone = workplace.draw([Entry(ALONE, side.own.lora)], points)
     rows = workplace.rows(side.subject, alone, calibration, base_shots)

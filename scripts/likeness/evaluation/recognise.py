@@ -7,7 +7,8 @@ counts, so that a score never picks the face that suits it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from likeness.config.evaluation import EvaluationSettings
 from likeness.config.faces import FaceSettings
 from likeness.errors import UserError
+from likeness.evaluation.judge import DESCRIPTOR_BACKEND, DESCRIPTOR_PREFIX, is_descriptor
 from likeness.store import Store, item_key
 
 VERSION = 1
 STAGE = "score-faces"
-DESCRIPTOR_BACKEND = "opencv"
-DESCRIPTOR_PREFIX = "descriptor"
+OWN_KEYS = {"faces.model": "evaluation.recogniser", "faces.backend": "evaluation.recogniser_backend"}
+"""What the keys that a backend of the faces stage names in its errors are called here."""
 
 
 class Recogniser:
@@ -44,7 +46,8 @@ class Recogniser:
         )
         self._detector: Any = None
         try:
-            self.fingerprint = self._class().fingerprint(self.settings, store.root)
+            with own_keys():
+                self.fingerprint = self._class().fingerprint(self.settings, store.root)
         except UserError as error:
             self._stand_in(error)
 
@@ -77,6 +80,24 @@ class Recogniser:
         """What a face item depends on beside the picture."""
         return [self.settings.backend, self.settings.detection_size_px, self.settings.min_score, self.enlarge_to_px]
 
+    def check_calibration(self, made_by: str) -> None:
+        """UserError where the base was scored by a recogniser and a descriptor stands in here, or the other way round.
+
+        Levels of one say nothing about cosines of the other.
+        """
+        stands_in = self.status != "ok"
+        if stands_in and not is_descriptor(made_by):
+            raise UserError(
+                f"the base's images were scored by {made_by}, which is not to be found now "
+                f"({self.status.removeprefix('no_weights: ')}). Put its files back, or score all without it: "
+                "run once more with --forcerun score_base."
+            )
+        if not stands_in and self.settings.backend != DESCRIPTOR_BACKEND and is_descriptor(made_by):
+            raise UserError(
+                f"the base's images were scored by {made_by}, since the files of evaluation.recogniser were not there. "
+                "Now they are: run once more with --forcerun score_base."
+            )
+
     def faces(self, content: str, load: Callable[[], NDArray[np.uint8]]) -> list[Any]:
         """Faces of a picture (its content's sha256, and how to load it as image_HWC), the largest and most central first."""
         from likeness.faces.detector import face_from_record
@@ -97,12 +118,25 @@ class Recogniser:
         from likeness.faces.select import clipped, ordered
 
         if self._detector is None:
-            self._detector = self._class()(self.settings, Path(self.store.root), self.offline, self.threads)
+            with own_keys():
+                self._detector = self._class()(self.settings, Path(self.store.root), self.offline, self.threads)
             self.models_loaded += 1
         height, width = image_HWC.shape[:2]
         inside = [clipped(face, height, width) for face in self._detector.detect(image_HWC)]
         found = [face for face in inside if face is not None and face.score >= self.settings.min_score]
         return [face_record(face) for face in ordered(found, height, width, self.settings.max_faces)]
+
+
+@contextlib.contextmanager
+def own_keys() -> Iterator[None]:
+    """Name the evaluation's keys in errors of a backend of the faces stage."""
+    try:
+        yield
+    except UserError as error:
+        text = str(error)
+        for theirs, own in OWN_KEYS.items():
+            text = text.replace(theirs, own)
+        raise UserError(text) from error
 
 
 def mean_direction(embeddings_ND: NDArray[np.float64]) -> NDArray[np.float64] | None:

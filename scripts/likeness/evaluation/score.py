@@ -88,6 +88,15 @@ class Workplace:
         size_px = (stage.evaluation.width_px, stage.evaluation.height_px)
         return photo_grid(stage.prompts, stage.evaluation.seeds, stage.trigger, stage.class_word, size_px)
 
+    def calibration(self, base_folder: Path) -> dict[str, Any]:
+        """Read calibration.json; UserError where it is absent, or made by another kind of recogniser than is at hand."""
+        path = base_folder / "calibration.json"
+        if not path.is_file():
+            raise UserError(f"{path} is missing. Run score_base first.")
+        found = json.loads(path.read_text("utf-8"))
+        self.recogniser.check_calibration(found["recogniser"])
+        return found
+
     def half(self, split: str) -> list[GridPoint]:
         return [point for point in self.points if point.split == split]
 
@@ -167,6 +176,10 @@ class Workplace:
         return score_rows(name, drawn, self.store)
 
 
+NO_SETTINGS = {"base_model", "has_recogniser"}
+"""What of the slice tables tell otherwise: by the model's fingerprint, and by each row's status."""
+
+
 @dataclass(frozen=True)
 class Shot:
     """One drawn image."""
@@ -213,11 +226,12 @@ def calibrate(workplace: Workplace, base_shots: Sequence[Shot]) -> dict[str, Any
 
 def score_checkpoints(workplace: Workplace, entries: Sequence[Entry], base_folder: Path, output_folder: Path) -> None:
     """Draw and measure checkpoints on the select half; write scores.parquet, images and the sheet."""
+    calibration = workplace.calibration(base_folder)
     with writing(output_folder):
         points = workplace.half(SELECT)
         base_shots = workplace.draw([BASE_ENTRY], points)
         shots = workplace.draw(entries, points)
-        rows = workplace.rows(subject_name(output_folder), shots, read_calibration(base_folder), base_shots)
+        rows = workplace.rows(subject_name(output_folder), shots, calibration, base_shots)
         write_scores(workplace, rows, shots, output_folder, base_shots)
 
 
@@ -235,7 +249,7 @@ def score_finalists(
     """
     tables = dict.fromkeys([*score_tables, base_folder / "scores.parquet"])
     known = [row for table in tables for row in read_rows(table, SCORES)]
-    scores, calibration = Scores(known), read_calibration(base_folder)
+    scores, calibration = Scores(known), workplace.calibration(base_folder)
     ranking = rank(scores, choice)
     chosen = finalists(ranking, choice, scores.candidates)
     if ranking.chosen is None:
@@ -267,7 +281,7 @@ def write_scores(
 ) -> None:
     """Write the table, the folder of images and the contact sheet."""
     about = as_about(
-        "scores", VERSION, workplace.stage.model_dump(mode="json", exclude={"base_model"}, exclude_unset=True)
+        "scores", VERSION, workplace.stage.model_dump(mode="json", exclude=NO_SETTINGS, exclude_unset=True)
     )
     own = workplace.drawer.fingerprint
     models = {shot: "" if shot.base_model == own else "-distilled" for shot in [*base_shots, *shots]}
@@ -307,14 +321,6 @@ def subject_name(output_folder: Path) -> str:
             f"--output-folder: {output_folder} must lie below <subject>/evaluation, which names the subject."
         )
     return parts[len(parts) - 1 - parts[::-1].index("evaluation") - 1]
-
-
-def read_calibration(base_folder: Path) -> dict[str, Any]:
-    """Read calibration.json; UserError where it is absent."""
-    path = base_folder / "calibration.json"
-    if not path.is_file():
-        raise UserError(f"{path} is missing. Run score_base first.")
-    return json.loads(path.read_text("utf-8"))
 
 
 def entries_of_steps(variant: str, phase: str, steps_json: Path, store: Store) -> list[Entry]:

@@ -133,7 +133,11 @@ def score_flags(subject: Subject) -> Iterator[Flag]:
     stands_in = metric not in (None, "csim", METRICS_OF_RECIPE[subject.recipe][0])
     if stands_in and metric in METRICS_OF_RECIPE[subject.recipe]:
         yield Flag(
-            "stand-in", (f"no face recogniser was configured; {metric} stands in and says less about who it is",)
+            "stand-in",
+            (
+                f"faces were scored without a recogniser; {metric} stands in and says less about who it is. "
+                "Put the files of evaluation.recogniser in place, or name another, and run again",
+            ),
         )
     if subject.chosen is not None:
         yield from copying_flags(subject)
