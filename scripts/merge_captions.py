@@ -23,7 +23,7 @@ def main() -> Work:
     stage = read_settings(args.settings, CaptionStage)
     rows = reviewed(merge_tables(args.tables, CAPTIONS).to_pylist(), stage)
     with writing(args.csv.parent):
-        write_lines(args.csv, next_lines(rows, read_lines(args.csv)))
+        write_lines(args.csv, next_lines(rows, read_lines(args.csv, {row["id"] for row in rows})))
     write_table(args.output, CAPTIONS, rows, as_about("captions", VERSION, stage.captions))
     edited = sum(row["caption_by"] == "captions.csv" for row in rows)
     review = sum(row["status"] != "ok" for row in rows)

@@ -100,7 +100,10 @@ class ProjectFiles:
     @cached_property
     def edits(self) -> dict[str, dict[str, str]]:
         """Captions that a hand changed in each subject's captions.csv, by name."""
-        return {name: read_edits(Path("results") / name / "captions.csv") for name in self.subjects}
+        return {
+            name: read_edits(Path("results") / name / "captions.csv", {found.id for found in listed})
+            for name, listed in self._listed.items()
+        }
 
     def _of_shard(self, by_name: dict[str, str], shard: int) -> dict[str, str]:
         return {name: text for name, text in by_name.items() if shard_of(name, self.project.shards) == shard}

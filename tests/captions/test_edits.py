@@ -24,7 +24,7 @@ def turn(path: Path, rows: list[dict[str, Any]]) -> dict[str, Line]:
 
 
 def change(path: Path, name: str, caption: str) -> None:
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         rows = [one | ({"caption": caption} if one["id"] == name else {}) for one in csv.DictReader(file)]
     write_lines(path, rows)
 
@@ -88,7 +88,7 @@ def test_spreadsheets_may_rewrite_the_file(tmp_path: Path, delimiter: str, mark:
     path = tmp_path / "captions.csv"
     caption = 'j4ne, a "hat"; a coat, 1,000 words\té'
     turn(path, [row("a", " ".join(caption.split()), "endpoint"), row("b", "j4ne, b")])
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     with path.open("w", encoding="utf-8", newline="") as file:
         file.write(mark)
@@ -112,8 +112,90 @@ def test_missing_columns_are_named(tmp_path: Path, text: str) -> None:
 def test_another_encoding_is_named(tmp_path: Path) -> None:
     path = tmp_path / "captions.csv"
     path.write_bytes("id,caption,written\na,café,b\n".encode("cp1252"))
-    with pytest.raises(UserError, match="CSV UTF-8"):
+    with pytest.raises(UserError, match=r"captions\.csv, line 2: .*CSV UTF-8"):
         read_edits(path)
+
+
+def test_the_file_says_that_it_is_utf8(tmp_path: Path) -> None:
+    """Excel reads a file without a mark in the system's code page, and would write that back."""
+    path = tmp_path / "captions.csv"
+    turn(path, [row("a", "j4ne, at a café")])
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf" + b"id,caption,written,status,reason,key\n")
+    assert read_lines(path)["a"].caption == "j4ne, at a café"
+
+
+def spoil(path: Path, ids: dict[str, str], edits: dict[str, str], *, keys: bool) -> None:
+    """Save the file as a spreadsheet does that takes names for numbers and dates; `keys`: whether the column is kept."""
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = list(csv.DictReader(file))
+    columns = ["id", "caption", "written", *(["key"] if keys else [])]
+    with path.open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, columns, extrasaction="ignore")
+        writer.writeheader()
+        for one in rows:
+            name = one["id"]
+            caption = edits.get(name, one["caption"])
+            writer.writerow(one | {"id": ids.get(name, name), "caption": caption})
+
+
+SPOILT = {"001": "1", "0012": "12", "1e5": "1.00E+05", "2024-01-02": "1/2/2024", "20240102123456789": "2.02401E+16"}
+
+
+def test_names_that_a_spreadsheet_changed_are_known_by_their_key(tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    names = [*SPOILT, "1", "plain"]
+    edits = {name: f"edit of {name}" for name in (*SPOILT, "plain")}
+    turn(path, [row(name, f"j4ne, {name}") for name in names])
+    spoil(path, SPOILT, edits, keys=True)
+    assert read_edits(path, names) == edits
+
+
+def test_a_name_that_a_hand_put_into_a_line_counts_and_a_photo_that_is_gone_keeps_its_own(tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    turn(path, [row(name, f"j4ne, {name}") for name in ("001", "1", "plain")])
+    spoil(path, {"001": "1", "plain": "renamed"}, {"001": "of 001", "plain": "of plain"}, keys=True)
+    assert read_edits(path, ["1", "renamed"]) == {"001": "of 001", "renamed": "of plain"}
+
+
+def test_numbers_find_their_photo_without_a_key_and_the_merge_writes_the_names_again(tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    rows = [row(name, f"j4ne, {name}") for name in ("001", "0012", "1e5", "plain")]
+    turn(path, rows)
+    edits = {"001": "one", "1e5": "many"}
+    spoil(path, {"001": "1", "0012": "12", "1e5": "1,00E+05"}, edits, keys=False)
+    known = [one["id"] for one in rows]
+    assert read_edits(path, known) == edits
+    by_hand = [one | {"caption_by": "captions.csv"} if one["id"] in edits else one for one in rows]
+    write_lines(path, next_lines(by_hand, read_lines(path, known)))
+    assert list(read_lines(path)) == sorted(known)
+    assert read_edits(path) == edits
+
+
+@pytest.mark.parametrize(
+    ("known", "changed", "said"),
+    [
+        (["001", "0001"], "1", r"line 2: the id '1' may mean 0001 or 001"),
+        (["001", "2024-01-02"], "1/2/2024", r"line 2: the id '1/2/2024' can be the name of no photo"),
+    ],
+)
+def test_an_edit_whose_photo_nothing_tells_is_an_error(
+    tmp_path: Path, known: list[str], changed: str, said: str
+) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text(f"id,caption,written\n{changed},mine,j4ne\n")
+    with pytest.raises(UserError, match=said):
+        read_edits(path, known)
+    path.write_text(f"id,caption,written\n{changed},j4ne,j4ne\n")
+    assert read_edits(path, known) == {}
+
+
+def test_two_edits_of_one_photo_are_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "captions.csv"
+    path.write_text("id,caption,written\na,one,j4ne\na,j4ne,j4ne\n")
+    assert read_edits(path, ["a"]) == {"a": "one"}
+    path.write_text("id,caption,written\na,one,j4ne\na,two,j4ne\n")
+    with pytest.raises(UserError, match=r"line 3: a second edited caption of 'a'"):
+        read_edits(path, ["a"])
 
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=30)

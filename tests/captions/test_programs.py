@@ -85,7 +85,7 @@ def test_an_edit_and_its_undoing_ask_no_model(project: Project, server: StubServ
     assert project.run(**settings)[0].endswith("work: captions 3 computed, 0 reused; models loaded 1")
     first, asked = project.captions(), len(server.seen)
     path = project.folder / "captions.csv"
-    rows = list(csv.DictReader(path.open(encoding="utf-8", newline="")))
+    rows = list(csv.DictReader(path.open(encoding="utf-8-sig", newline="")))
     assert [row["caption"] for row in rows] == [row["written"] for row in rows]
 
     def save(caption: str) -> None:

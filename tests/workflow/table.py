@@ -187,7 +187,7 @@ def write_sidecar(role: str, *, as_before: bool) -> Edit:
 
 def read_captions(path: Path) -> dict[str, dict[str, str]]:
     """Lines of captions.csv by photo."""
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         return {line["id"]: line for line in csv.DictReader(file)}
 
 
