@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from likeness.captions.edits import Line, next_lines, read_edits, read_lines, write_lines
+from likeness.config.load import load_project
 from likeness.errors import UserError
+from likeness.workflow_files import ProjectFiles
 
 
 def row(name: str, caption: str, by: str = "endpoint", status: str = "ok") -> dict[str, Any]:
@@ -155,6 +157,17 @@ def test_a_name_that_a_hand_put_into_a_line_counts_and_a_photo_that_is_gone_keep
     turn(path, [row(name, f"j4ne, {name}") for name in ("001", "1", "plain")])
     spoil(path, {"001": "1", "plain": "renamed"}, {"001": "of 001", "plain": "of plain"}, keys=True)
     assert read_edits(path, ["1", "renamed"]) == {"001": "of 001", "renamed": "of plain"}
+
+
+def test_the_workflow_knows_the_photos_that_edits_are_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for file in ("data/robin/001.jpg", "data/robin/Two.jpg", "config/config.yaml", "results/robin/captions.csv"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    subject = "{recipe: character, trigger: r0bin, photos: [{path: data/robin}], captions: {backend: facts}}"
+    (tmp_path / "config/config.yaml").write_text(f"subjects: {{robin: {subject}}}\n")
+    (tmp_path / "results/robin/captions.csv").write_text("id,caption,written\n1,mine,r0bin\ntwo,r0bin,r0bin\n")
+    monkeypatch.chdir(tmp_path)
+    assert ProjectFiles(load_project(tmp_path).project).edits == {"robin": {"001": "mine"}}
 
 
 def test_numbers_find_their_photo_without_a_key_and_the_merge_writes_the_names_again(tmp_path: Path) -> None:
