@@ -67,13 +67,18 @@ def backends_named_in(source: Path) -> frozenset[Path]:
 
 
 def sources_behind(program: str) -> set[Path]:
-    """A program's own file and all of likeness that it may import."""
+    """A program's own file and all of likeness whose functions it may call.
+
+    What a package registers when it is imported by its name (metrics that a report lists) is not called by that: such
+    modules import what is heavy inside their functions.
+    """
     waiting, seen = [SCRIPTS / f"{program}.py"], set()
     while waiting:
         source = waiting.pop()
         if source not in seen:
             seen.add(source)
-            waiting += modules_of(source) | backends_named_in(source)
+            called = {module for module in modules_of(source) if module.name != "__init__.py"}
+            waiting += called | backends_named_in(source)
     return seen
 
 

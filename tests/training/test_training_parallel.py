@@ -144,7 +144,7 @@ def test_gradients_are_summed_and_adapters_that_drift_apart_are_noticed(tmp_path
     environment = {**os.environ, "PYTHONPATH": str(SCRIPTS)}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("told step 2: the processes no longer hold the same adapter") == 2
+    assert done.stdout.count("step 2: the processes no longer hold the same adapter") == 2
 
 
 def test_more_processes_than_micro_batches_are_refused():
