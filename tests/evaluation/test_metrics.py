@@ -8,8 +8,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from likeness.config.metrics import DIRECTIONS
-from likeness.evaluation.metrics import REGISTRY, Measured, lower_is_better
+from likeness.config.metrics import DIRECTIONS, lower_is_better
+from likeness.evaluation.metrics import REGISTRY, Measured
 from likeness.evaluation.metrics.pixels import (
     delta_e,
     grain_of,

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from likeness.errors import UserError
 from likeness.photos.names import slug
+from likeness.photos.spreadsheets import delimiter_of
 from likeness.store import write_atomically
 
 COLUMNS = ("id", "caption", "written", "status", "reason", "key")
@@ -125,9 +126,7 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     except UnicodeDecodeError as error:
         number = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}, line {number}: not UTF-8 text. Save the file as 'CSV UTF-8'.") from error
-    header = text.partition("\n")[0]
-    delimiter = max((",", ";", "\t"), key=header.count)
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter_of(text))
     missing = NEEDED - set(reader.fieldnames or [])
     if missing:
         raise UserError(

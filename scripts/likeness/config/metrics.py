@@ -38,6 +38,11 @@ ONLY_OF_RECIPES: Mapping[str, tuple[str, ...]] = {
 """Metrics that mean nothing for other recipes, and are null there."""
 
 
+def lower_is_better(name: str) -> bool:
+    """Whether smaller values of a metric are better; unknown names count as higher is better."""
+    return DIRECTIONS.get(name) in ("lower", "near 0")
+
+
 def check_ranking_metric(name: str) -> str:
     """Refuse what checkpoints cannot be ranked by: names of no metric, and metrics whose best value lies in the middle."""
     direction = DIRECTIONS.get(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from likeness.evaluation.metrics import REGISTRY
+from likeness.config.metrics import DIRECTIONS
 from likeness.training.targets import CLEAR, KNOCK_IN, KNOCK_OUT, choose_blocks, chosen_targets, strongest
 
 __all__ = [
@@ -59,9 +59,7 @@ def effect_of(metric: str, mode: str, value: float, reference: float) -> float:
 
 def goodness(metric: str, value: float) -> float:
     """A metric's value turned so that more is better."""
-    return {"higher": value, "lower": -value, "near 0": -abs(value), "near 1": -abs(value - 1)}[
-        REGISTRY[metric].direction
-    ]
+    return {"higher": value, "lower": -value, "near 0": -abs(value), "near 1": -abs(value - 1)}[DIRECTIONS[metric]]
 
 
 def _parts(rows: Sequence[Row]) -> dict[str, float]:

@@ -18,8 +18,8 @@ from typing import Any
 import pyarrow as pa
 
 from likeness.config.evaluation import ChoiceStage
+from likeness.config.metrics import lower_is_better
 from likeness.errors import UserError
-from likeness.evaluation.metrics import lower_is_better
 from likeness.evaluation.prompts import REPORT, SELECT
 from likeness.evaluation.scores import BASE_CHECKPOINT, FACELESS_IS_ZERO, Checkpoint, Row, Scores
 from likeness.evaluation.statistics import paired_difference, standard_error

@@ -4,7 +4,8 @@ The order: a sample must be usable (`rules`), the best of its near duplicates, a
 nest; then the phase's own `where`, `balance` and `top` apply. Held-out samples are drawn only from what the phases
 would train on, by a hash of their image: so a change of a sample that no phase selects moves nothing, and an edited
 caption does not swap what is held out. What was held out before stays so while its name or its bytes are still there:
-scores before and after an edit are then taken against the same photos.
+scores before and after an edit are then taken against the same photos. Who had to be replaced takes the place again when it
+comes back.
 """
 
 from __future__ import annotations

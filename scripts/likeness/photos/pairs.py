@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from likeness.errors import UserError, nearest
 from likeness.photos.names import SIDECAR_ENDING, is_photo, join, names_of, sidecar_of, walk_files
+from likeness.photos.spreadsheets import delimiter_of
 
 if TYPE_CHECKING:
     from likeness.config.photos import PairFolder
@@ -215,10 +216,7 @@ def text_of(path: Path) -> str:
 def csv_rows(path: Path, delimiter: str | None) -> list[dict[str, Any]]:
     """Rows of a CSV file; without a delimiter the sign that its header has most of counts."""
     text = text_of(path)
-    header = text.partition("\n")[0]
-    reader = csv.DictReader(
-        io.StringIO(text, newline=""), delimiter=delimiter or max((",", ";", "\t"), key=header.count)
-    )
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter or delimiter_of(text))
     try:
         rows = list(reader)
     except csv.Error as error:

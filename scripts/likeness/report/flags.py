@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
+from likeness.config.metrics import lower_is_better
 from likeness.evaluation.choice import METRICS_OF_RECIPE
-from likeness.evaluation.metrics import lower_is_better
 from likeness.evaluation.prompts import REPORT, SELECT
 from likeness.evaluation.scores import BASE_CHECKPOINT, Checkpoint
 from likeness.evaluation.statistics import standard_error

@@ -8,14 +8,8 @@ __all__ = [
     "Measured",
     "Metric",
     "identity",
-    "lower_is_better",
     "measure",
     "not_measured",
     "perceptual",
     "pixels",
 ]
-
-
-def lower_is_better(name: str) -> bool:
-    """Whether smaller values of a metric are better; unknown names count as higher is better."""
-    return name in REGISTRY and REGISTRY[name].direction in ("lower", "near 0")
