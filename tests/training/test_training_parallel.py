@@ -218,6 +218,7 @@ def test_the_processes_end_with_the_job_that_started_them(photo_world):
         job.send_signal(signal.SIGKILL)
         job.wait()
     wait_for(lambda: not processes_with(str(world.store.root) + "/trainings"))
+    assert processes_with(str(world.store.root) + "/trainings") == []
 
 
 def wait_for(condition, seconds: float = 120) -> None:
