@@ -88,7 +88,7 @@ def unlock(project: Project) -> subprocess.CompletedProcess[str]:
     steps = subprocess.run(
         ["make", "--no-print-directory", "-n", "unlock"], cwd=HOUSE, capture_output=True, text=True, check=True
     ).stdout.splitlines()
-    assert [line.split("bin/python ")[-1] for line in steps][-2:] == [
+    assert [line.split('bin/python" ')[-1] for line in steps][-2:] == [
         "scripts/unlock_results.py",
         "-m snakemake --unlock",
     ]
