@@ -7,7 +7,7 @@ CORES ?= all
 # A value as one word of the shell, whatever it holds.
 quoted = '$(subst ','\'',$(1))'
 
-.PHONY: help install demo test test-full test-long check new curate models try inspect doctor unlock why prune lock generate clean-demo
+.PHONY: help install demo test test-full test-long test-random check new curate models try inspect doctor unlock why prune lock generate clean-demo
 
 help: ## say what each target does
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,9 @@ test-full: $(VENV)/.installed ## the slow rest: learning on three seeds, edits, 
 
 test-long: $(VENV)/.installed ## what takes longer still: claims with their spread, costs at scale, large environments
 	$(RUN) -m pytest tests -n 2 --dist loadfile -m long
+
+test-random: $(VENV)/.installed ## every property on examples that no run has tried; the others repeat theirs
+	$(RUN) -m pytest tests -n 2 --dist loadfile -m "hypothesis and not slow" --hypothesis-profile random
 
 check: $(VENV)/.installed ## formatting, types, lint of code and workflow
 	$(VENV)/bin/ruff check scripts tests

@@ -6,15 +6,13 @@ The file holds only what differs from the recipe; every other key stands in conf
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
-
-import yaml
 
 from likeness.config.load import HOUSE, load_project
 from likeness.config.subject import check_name
 from likeness.errors import UserError, nearest
 from likeness.program import run
+from likeness.yaml_text import yaml_text
 
 HEAD = """\
 # yaml-language-server: $schema=../schema.json
@@ -60,7 +58,7 @@ def as_yaml(recipe: str, trigger: str, photos: str) -> str:
         "pairs" if recipe == "edit" else "photos": photos,
         "base_model": "black-forest-labs/FLUX.2-klein-base-4B",
     }
-    return HEAD + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=math.inf)
+    return HEAD + yaml_text(values)
 
 
 def write_checked(path: Path, args: argparse.Namespace) -> None:

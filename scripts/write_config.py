@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import yaml
-
 from likeness.config.report import PageStage
 from likeness.program import parser_for, read_settings, run
 from likeness.store import Work, write_atomically
+from likeness.yaml_text import yaml_text
 
 
 def main() -> Work:
@@ -16,7 +15,7 @@ def main() -> Work:
     parser.add_argument("--output", required=True, type=Path, help="YAML file to write")
     args = parser.parse_args()
     (settings,) = read_settings(args.settings, PageStage).subjects.values()
-    text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True, width=120)
+    text = yaml_text(settings, width=120)
     write_atomically(args.output, f"# All settings of this subject after every layer was merged.\n{text}".encode())
     return Work()
 

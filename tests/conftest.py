@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from likeness.code import code_digest
 
 HOUSE = Path(__file__).resolve().parents[1]
 CACHE = HOUSE / ".cache" / "miniature"
+
+# A run finds what the same commit's last run found; `make test-random` looks for what no run has tried.
+settings.register_profile("repeated", derandomize=True, deadline=None)
+settings.register_profile("random", deadline=None, print_blob=True)
+settings.load_profile("repeated")
 
 
 def build(folder: Path, script: str, *arguments: str) -> subprocess.Popen[bytes]:

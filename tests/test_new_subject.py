@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from likeness.config.load import load_project
@@ -32,17 +32,16 @@ def as_yaml(monkeypatch: pytest.MonkeyPatch):
     return as_yaml
 
 
-def test_every_text_is_read_back_as_it_was_given(tmp_path: Path, as_yaml) -> None:
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(TEXTS, TEXTS)
+@example("0", "\x85")
+@example("it's \u2028", "a\u2029b: #")
+def test_every_text_is_read_back_as_it_was_given(tmp_path: Path, as_yaml, trigger: str, photos: str) -> None:
     path = tmp_path / "one.yaml"
-
-    @given(TEXTS, TEXTS)
-    def round_trip(trigger: str, photos: str) -> None:
-        path.write_text(as_yaml("character", trigger, photos), encoding="utf-8")
-        source, errors = read_source(path, path.name)
-        assert errors == []
-        assert (source.values["trigger"], source.values["photos"]) == (trigger, photos)
-
-    round_trip()
+    path.write_text(as_yaml("character", trigger, photos), encoding="utf-8")
+    source, errors = read_source(path, path.name)
+    assert errors == []
+    assert (source.values["trigger"], source.values["photos"]) == (trigger, photos)
 
 
 @pytest.mark.parametrize("trigger", ["1234", "off", "ohwx: man", "2024-13-45", "!env X", "jane # not a comment"])

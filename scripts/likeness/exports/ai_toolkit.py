@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
 from likeness.config.exports import ExportStage
 from likeness.config.training import TrainingSettings
 from likeness.exports.dataset import (
@@ -33,6 +31,7 @@ from likeness.exports.samples import Sample
 from likeness.exports.settings import Output, Trainer, common, in_files, is_whole_rank, key, missing
 from likeness.exports.targets import impossible_warning, original_modules
 from likeness.klein.family import Layout
+from likeness.yaml_text import yaml_text
 
 TIMESTEPS = {"uniform": "linear", "sigmoid": "sigmoid", "shifted": "shift"}
 
@@ -123,7 +122,7 @@ class AiToolkit:
             "config": {"name": NAME, "process": [overlay(process, stage.overrides)]},
             "meta": {"name": "[name]", "version": "1.0"},
         }
-        folder.write_text("config/ai-toolkit.yaml", yaml.safe_dump(job, sort_keys=False, allow_unicode=True))
+        folder.write_text("config/ai-toolkit.yaml", yaml_text(job))
         check_complete(folder, dataset)
         return warnings + targets
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
-import yaml
 from markupsafe import Markup
 
 from likeness.evaluation.choice import METRICS_OF_RECIPE
@@ -28,6 +27,7 @@ from likeness.report.pictures import Pictures, Wanted
 from likeness.report.refined import Settled, settled_phases
 from likeness.report.score_tables import ScoreTable, distilled_table, report_table
 from likeness.report.surgery import Ablated, Operated, ablated, operated
+from likeness.yaml_text import yaml_text
 
 TEMPLATES = Path(__file__).with_name("templates")
 THUMB_PX = 168
@@ -205,7 +205,7 @@ def report_part(subject: Subject) -> Part:
         probed=probed(subject),
         settled=settled_phases(subject),
         before=before(subject),
-        settings_text=yaml.safe_dump(subject.settings, sort_keys=False, allow_unicode=True, width=100),
+        settings_text=yaml_text(subject.settings, width=100),
     )
 
 
