@@ -148,6 +148,16 @@ def test_mistakes_of_the_command_line_are_said_to_be_its_own(folder: Path) -> No
         load_project(folder, overrides={"defaults": 3})
 
 
+def test_a_variant_is_held_against_the_phases_that_it_runs(folder: Path) -> None:
+    phases = "phases: {a: {}, b: {training: {schedule: {name: cosine}}}}\n"
+    averaged = "training: {optimizer: {name: schedulefree}}"
+    write(folder, GOOD + phases + f"variants: {{main: {{}}, few: {{phases: [a], {averaged}}}}}\n")
+    assert set(load_project(folder).project.subjects["jane"].variants) == {"main", "few"}
+    write(folder, GOOD + phases + f"variants: {{main: {{}}, few: {{{averaged}}}}}\n")
+    assert "schedule.name (cosine) must be constant" in complaint(folder)
+    assert "(in phase b)" in complaint(folder)
+
+
 SAVED = "training: {steps: 300, save_every: 100}\nphases: {a: {}, b: {steps: 150}}\n"
 PICKED = (
     SAVED
@@ -165,6 +175,8 @@ PICKED = (
         ("variant: old, phase: a, step: 0", "pick.phase: 'old' has no phase 'a'; Allowed: files"),
         ("variant: small, phase: a, step: 0", "pick.phase: 'small' has no phase 'a'; Allowed: surgery"),
         ("variant: main, phase: surgery, step: 0", "pick.phase: 'main' has no phase 'surgery'; Allowed: a, b"),
+        ("variant: main, phase: a, step: 150", "pick.step: main/a saves no checkpoint at step 150; Allowed: 100, 200, 300"),
+        ("variant: main, phase: b, step: 200", "pick.step: main/b saves no checkpoint at step 200; Allowed: 100, 150"),
     ],
 )
 def test_a_pick_that_no_run_can_make_is_refused(folder: Path, pick: str, expected: str) -> None:

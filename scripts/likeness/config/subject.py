@@ -190,7 +190,7 @@ class Subject(Settings):
                 if phase not in self.phases:
                     wrong.append(f"variants.{name}.phases: no phase {phase!r}; there are {', '.join(self.phases)}")
             if not variant.lora:
-                for phase in self.phases:
+                for phase in self.phases_of(name):
                     try:
                         self.training_of(name, phase)
                     except ValueError as error:
@@ -213,6 +213,7 @@ class Subject(Settings):
                 f"choice.metric: {self.choice.metric} is null for recipe {self.recipe!r}; it is for {' and '.join(recipes)}"
             )
         wrong += self._wrong_pick()
+        wrong += self._wrong_step() if not wrong else []
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
@@ -228,6 +229,17 @@ class Subject(Settings):
             yield f"pick.variant: no variant {variant!r}; {nearest(variant, phases)}"
         elif phase not in phases[variant]:
             yield f"pick.phase: {variant!r} has no phase {phase!r}; {nearest(phase, phases[variant])}"
+
+    def _wrong_step(self) -> Iterator[str]:
+        """A step picked by hand at which nothing is saved, where the settings alone say what is."""
+        if self.pick is None or self.pick.variant not in self.native_variants:
+            return
+        training = self.training_of(self.pick.variant, self.pick.phase)
+        if training.steps != "auto" and self.pick.step not in training.saved_steps:
+            yield (
+                f"pick.step: {self.pick.variant}/{self.pick.phase} saves no checkpoint at step {self.pick.step}; "
+                f"Allowed: {', '.join(map(str, training.saved_steps))}"
+            )
 
     def regularised(self, phase: str) -> bool:
         """Whether some training of a phase reads the regularisation set."""
