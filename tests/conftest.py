@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -38,13 +39,15 @@ def miniature() -> Path:
     with FileLock(CACHE / "build.lock"):
         if not (folder / "pack.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir()
+            # A folder of its own, since the programs that a killed run started may go on for a while.
+            unfinished = Path(tempfile.mkdtemp(prefix="unfinished-", dir=CACHE))
             building = [
-                build(folder / "base", "build_miniature_base.py"),
-                build(folder / "pack", "build_miniature_pack.py", "--parts", "pack"),
+                build(unfinished / "base", "build_miniature_base.py"),
+                build(unfinished / "pack", "build_miniature_pack.py", "--parts", "pack"),
             ]
             codes = [process.wait() for process in building]
             assert codes == [0, 0], "the miniature could not be built; its error is above"
             for part in ("base", "pack"):
-                shutil.copyfile(folder / part / "manifest.json", folder / f"{part}.json")
+                shutil.copyfile(unfinished / part / "manifest.json", unfinished / f"{part}.json")
+            unfinished.rename(folder)
     return folder
