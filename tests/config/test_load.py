@@ -175,7 +175,10 @@ PICKED = (
         ("variant: old, phase: a, step: 0", "pick.phase: 'old' has no phase 'a'; Allowed: files"),
         ("variant: small, phase: a, step: 0", "pick.phase: 'small' has no phase 'a'; Allowed: surgery"),
         ("variant: main, phase: surgery, step: 0", "pick.phase: 'main' has no phase 'surgery'; Allowed: a, b"),
-        ("variant: main, phase: a, step: 150", "pick.step: main/a saves no checkpoint at step 150; Allowed: 100, 200, 300"),
+        (
+            "variant: main, phase: a, step: 150",
+            "pick.step: main/a saves no checkpoint at step 150; Allowed: 100, 200, 300",
+        ),
         ("variant: main, phase: b, step: 200", "pick.step: main/b saves no checkpoint at step 200; Allowed: 100, 150"),
     ],
 )

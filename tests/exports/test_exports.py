@@ -202,8 +202,10 @@ def test_what_a_trainer_lacks_in_a_local_base_model_is_warned_of(
 
 def test_a_base_model_that_is_neither_here_nor_on_the_hub_is_warned_of(photos: Project) -> None:
     source = "./models/klein/FLUX.2-klein-base-4B"
-    _, warnings = photos.export(base_model={"source": source})
-    assert f"base_model {source}: there is no such folder here; the config names it as it stands" in warnings
+    folder, warnings = photos.export(base_model={"source": source})
+    place = json.loads((folder / "config/config.json").read_text())["pretrained_model_name_or_path"]
+    assert (folder.resolve() / place).resolve() == Path(source).resolve()
+    assert f"base_model {source}: there is no such folder here; it must lie there before the training" in warnings
 
 
 def test_all_trainers_of_the_config_have_an_exporter() -> None:

@@ -131,11 +131,12 @@ def model_place(stage: ExportStage, folder: ExportFolder) -> str:
     """The base model as the trainer finds it, which works in the export's folder: a hub id, or the way from there.
 
     Only a way between two folders of a project is the same on every machine; a source that is an absolute path stays one.
+    A folder that does not lie there yet is named alike, since nothing renders the export again when it comes.
     """
     source = stage.base_model.source
-    local = local_model(stage)
-    if local is None or source.startswith("/"):
+    if is_hub_id(source) or source == MINIATURE or source.startswith("/"):
         return source
+    local = Path(source).expanduser()
     # The trainer goes upwards from where the folder really lies; links on the way to the model stay what they are.
     return str(local) if local.is_absolute() else os.path.relpath(local.absolute(), folder.root.resolve())
 
@@ -151,7 +152,7 @@ def missing_model(stage: ExportStage) -> list[str]:
     source = stage.base_model.source
     if is_hub_id(source) or source == MINIATURE or Path(source).expanduser().exists():
         return []
-    return [f"base_model {source}: there is no such folder here; the config names it as it stands"]
+    return [f"base_model {source}: there is no such folder here; it must lie there before the training"]
 
 
 def single_files(
