@@ -23,7 +23,15 @@ from likeness.klein.targets import file_bytes
 from likeness.klein.velocity import predict_velocity
 from likeness.lora.adapter import Lora, LoraModule, check_fits, family_of, relative_difference
 from likeness.lora.comfyui import check_comfyui, comfyui_keys, comfyui_tensors, write_comfyui
-from likeness.lora.files import read_lora, save_lora, sha256_of, verify_lora, write_lora
+from likeness.lora.files import (
+    loaded_modules,
+    loaded_skeleton,
+    read_lora,
+    save_lora,
+    sha256_of,
+    verify_lora,
+    write_lora,
+)
 from likeness.lora.names import names_of
 
 
@@ -86,6 +94,24 @@ def test_verify_leaves_the_given_model_alone_and_takes_a_base(adapted, written, 
     base = BaseModel(str(tmp_path / "base"))
     assert verify_lora(written, base).modules == 30
     assert "transformer" not in vars(base)
+
+
+@pytest.mark.parametrize(
+    ("types", "expected"),
+    [
+        ((torch.bfloat16, torch.bfloat16), torch.bfloat16),
+        ((torch.float16, torch.float16), torch.float16),
+        ((torch.bfloat16, torch.float32), torch.float32),
+    ],
+)
+def test_a_file_is_loaded_back_in_its_own_type(adapted, written, tmp_path, types, expected):
+    path = tmp_path / "typed.safetensors"
+    tensors = {key: tensor.to(types["lora_B" in key]) for key, tensor in load_file(written).items()}
+    with safe_open(written, "pt") as file:
+        save_file(tensors, path, file.metadata())
+    loaded = loaded_modules(loaded_skeleton(path, adapted[0]))
+    assert {factor.dtype for module in loaded.values() for factor in (module.A_RI, module.B_OR)} == {expected}
+    assert verify_lora(path, adapted[0]).modules == 30
 
 
 def test_verify_refuses_what_loads_wrongly(adapted, written, tmp_path, layout):

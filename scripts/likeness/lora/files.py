@@ -231,7 +231,7 @@ def loaded_skeleton(
     with torch.device("meta"):
         skeleton = Flux2Transformer2DModel.from_config(config)
     assert isinstance(skeleton, Flux2Transformer2DModel)
-    _give_weights_of_no_size(skeleton)
+    _give_weights_of_no_size(skeleton, _type_of(path))
     try:
         with _quiet_loader():
             pipeline = pipeline_class()(None, None, None, None, skeleton)  # pyright: ignore[reportArgumentType]
@@ -261,11 +261,21 @@ def loaded_modules(skeleton: torch.nn.Module) -> dict[str, LoraModule]:
     return loaded
 
 
-def _give_weights_of_no_size(skeleton: torch.nn.Module) -> None:
-    """Put one number, repeated by stride 0, behind every weight: PEFT moves adapters to the device of the weights."""
+def _type_of(path: Path) -> torch.dtype:
+    """The one type of 16 bits of a file's tensors, else float32, which holds the values of every type that is read."""
+    tensors = MappedTensors(file_of(path))
+    types = {tensors.type_name(key) for key in tensors}
+    return {"BF16": torch.bfloat16, "F16": torch.float16}.get("".join(types), torch.float32)
+
+
+def _give_weights_of_no_size(skeleton: torch.nn.Module, dtype: torch.dtype) -> None:
+    """Put one number, repeated by stride 0, behind every weight: PEFT moves adapters to the weights' device and type.
+
+    In the file's own type the adapter stays mapped from the file; in another it would be a copy.
+    """
     for module in skeleton.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            repeated = torch.zeros((), dtype=torch.float32).expand(parameter.shape)
+            repeated = torch.zeros((), dtype=dtype).expand(parameter.shape)
             setattr(module, name, torch.nn.Parameter(repeated, requires_grad=False))
 
 
