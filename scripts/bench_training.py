@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 from likeness.program import run, set_threads
+from likeness.store import write_atomically
 
 
 def main() -> None:
@@ -44,8 +45,9 @@ def main() -> None:
     for result in measure([case for case in cases if args.compiled or not case.compiled], peaks, args.steps):
         results.append(result)
         print("\t".join(as_row(result)), flush=True)
-    if args.json:
-        args.json.write_text(json.dumps(as_record(peaks, results), indent=1) + "\n", encoding="utf-8")
+        if args.json:
+            # After every row: what was measured stays when the rest takes too long.
+            write_atomically(args.json, (json.dumps(as_record(peaks, results), indent=1) + "\n").encode())
 
 
 if __name__ == "__main__":

@@ -53,6 +53,24 @@ def test_the_program_measures_the_whole_table_of_the_small_model(tmp_path):
         assert row["tokens_a_second"] == pytest.approx((64 * (1 + row["case"]["references"]) + 32) / row["seconds"])
 
 
+def test_figures_are_kept_as_they_come(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(PROGRAM.parent))
+    import bench_training
+
+    def interrupted(cases, peaks, steps):
+        yield bench.Result(cases[0], 0.5)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench, "measure", interrupted)
+    monkeypatch.setattr(bench, "measure_peaks", lambda device: PEAKS)
+    flags = ["--model", "miniature", "--resolution", "16", "--json", str(tmp_path / "figures.json")]
+    monkeypatch.setattr(sys, "argv", ["bench_training.py", *flags])
+    with pytest.raises(KeyboardInterrupt):
+        bench_training.main()
+    (row,) = json.loads((tmp_path / "figures.json").read_text())["rows"]
+    assert row["seconds"] == 0.5
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_the_full_models_are_refused_with_the_way_out():
     done = run_program("--model", "9b", "--resolution", 1024)
