@@ -64,7 +64,11 @@ DIFFUSION_PIPE = Trainer(
         "sigma.scale": key("sigmoid_scale"),
         "sigma.bias": missing("diffusion-pipe draws its noise levels around zero", implied=0.0),
         "sigma.shift": key("shift"),
-        "masked_loss.kind": key("mask_path"),
+        "masked_loss.kind": key("mask_path").but(
+            lambda training: training.masked_loss.kind is not None,
+            "diffusion-pipe multiplies the loss by the mask and does not divide by its area, "
+            "so photos with a small mask count less than here",
+        ),
         "masked_loss.inverted": in_files("inside and outside exchanged in the masks"),
         "masked_loss.unmasked_weight": in_files("grey level of the masks outside").but(
             is_between_levels, "masks have 256 levels, so it becomes the nearest of them"

@@ -156,7 +156,8 @@ def config_of(stage: ExportStage, dataset: Dataset, layout: Layout, model: str) 
         "masked_training": dataset.masked,
         "unmasked_probability": 0.0,
         "unmasked_weight": training.masked_loss.unmasked_weight,
-        "normalize_masked_area_loss": False,
+        # Divides by the mask's mean, so that a photo with a small face counts as much as another, as here.
+        "normalize_masked_area_loss": True,
         "masked_prior_preservation_weight": 0.0,
         "ema": "OFF",
         "latent_caching": True,
