@@ -130,7 +130,16 @@ def test_the_table_covers_sizes_references_targets_precisions_and_the_example():
     small = [case for case in cases_of("miniature", 16, None, None) if case.references]
     assert {case.reference_px for case in small} == {16} and len(small) == 4, "no reference is larger than the target"
     for case in cases_of("4b", 768, 1, "fp8"):
-        assert (case.model, case.resolution_px, case.references, case.precision) == ("4b", 768, 1, "fp8")
+        assert (case.model, case.resolution_px, case.references) == ("4b", 768, 1)
+        assert case.precision == ("bf16" if case.step == "example" else "fp8"), (
+            "its base is not quantised by our layers"
+        )
+    for precision in ("bf16", "int8", "fp8"):
+        assert {(case.compiled, case.recomputed) for case in cases if case.precision == precision} == {
+            (False, False),
+            (True, False),
+            (False, True),
+        }
 
 
 def test_a_case_that_does_not_fit_is_a_row_of_its_own(monkeypatch):
@@ -145,6 +154,36 @@ def test_a_case_that_does_not_fit_is_a_row_of_its_own(monkeypatch):
     lost, found = measure(cases, PEAKS, 1)
     assert lost.note == "out of memory" and lost.seconds is None and as_row(lost)[6:11] == ("",) * 5
     assert found.seconds is not None
+
+
+def test_a_case_that_fails_is_a_row_that_says_why(monkeypatch, caplog):
+    def build(case, device):
+        if case.compiled:
+            raise RuntimeError("no compiler\nmore of it")
+        return real(case, device)
+
+    real = bench.build_training
+    monkeypatch.setattr(bench, "build_training", build)
+    lost, found = measure([Case("miniature", 16, rank=2, compiled=True), Case("miniature", 16, rank=2)], PEAKS, 1)
+    assert (lost.note, lost.seconds) == ("RuntimeError: no compiler", None) and "Traceback" in caplog.text
+    assert found.seconds is not None
+
+
+def test_a_quantised_base_is_never_whole_on_the_device(monkeypatch, capsys):
+    held = []
+
+    def hold(transformer, device, pinned):
+        held.append((pinned, {parameter.device.type for parameter in transformer.parameters()}))
+        real(transformer, device, pinned)
+
+    real = bench.hold_in_main_memory
+    monkeypatch.setattr(bench, "hold_in_main_memory", hold)
+    bench.build_training(Case("miniature", 16, rank=2), CPU)
+    assert held == []
+    bench.build_training(Case("miniature", 16, rank=2, precision="int8"), CPU)
+    assert held == [(False, {"cpu"})]
+    said = capsys.readouterr()
+    assert "gradients agree" in said.err and said.out == "", "the table alone is on standard output"
 
 
 def test_a_compiled_model_is_gone_before_the_next_case_is_measured(monkeypatch):

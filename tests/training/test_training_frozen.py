@@ -88,7 +88,7 @@ def test_products_and_gradients_are_near_the_true_ones(kind, dtype, bias):
 def test_no_value_overflows_and_each_is_off_by_half_a_step_at_most(stored, dtype, exponent, seed):
     matrix = (torch.randn(5, 32, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent).to(dtype)
     matrix[2] = 0
-    scale = row_scales(matrix, stored)
+    scale = row_scales(matrix, stored, dtype)
     assert scale.dtype == dtype
     values = stored_values(matrix, scale, stored).float()
     assert values.isfinite().all() and values[2].abs().max() == 0

@@ -7,8 +7,11 @@ and attentions would take at the machine's own measured peak; see `flops.py`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -28,6 +31,7 @@ from likeness.training.frozen import (
     FIRST_WITH_FLOAT8,
     FLOAT8,
     check_kind,
+    hold_in_main_memory,
     multiply,
     quantise,
     row_scales,
@@ -42,6 +46,7 @@ from likeness.training.speed import speed_up
 
 MINIATURE = "miniature"
 SAMPLES = 4
+logger = logging.getLogger(__name__)
 SCHEDULER = {"base_image_seq_len": 256, "max_image_seq_len": 4096, "base_shift": 0.5, "max_shift": 1.15}
 
 
@@ -172,8 +177,8 @@ def measure_peaks(device: torch.device, side: int | None = None, rounds: int = 1
 
 def in_float8(matrix: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A matrix in float8, and the scales of its rows."""
-    scale = row_scales(matrix, FLOAT8)
-    return stored_values(matrix, scale, FLOAT8), scale.float()
+    scale = row_scales(matrix, FLOAT8, torch.float32)
+    return stored_values(matrix, scale, FLOAT8), scale
 
 
 def versions() -> dict[str, str]:
@@ -204,22 +209,18 @@ def now_s(device: torch.device) -> float:
 def cases_of(model: str, resolution_px: int | None, references: int | None, precision: str | None) -> list[Case]:
     """The table: around 1024 px without references, one thing changed at a time; what is given is kept in every row.
 
-    References are never larger than the target.
+    References are never larger than the target. The example's base is never quantised: our layers would be its own.
     """
     plain = Case(model, resolution_px or 1024, references or 0, precision=precision or "bf16")
     plain = dataclasses.replace(plain, reference_px=min(1024, plain.resolution_px))
     change = dataclasses.replace
-    found = [plain, change(plain, compiled=True), change(plain, recomputed=True), change(plain, step="example")]
+    example = change(plain, step="example", precision="bf16")
+    ways: tuple[dict[str, bool], ...] = ({}, {"compiled": True}, {"recomputed": True})
+    found = [*(change(plain, **way) for way in ways), example]
     if precision is None:
-        found += [
-            change(plain, precision=one, compiled=compiled) for one in ("int8", "fp8") for compiled in (False, True)
-        ]
+        found += [change(plain, precision=one, **way) for one in ("int8", "fp8") for way in ways]
     if resolution_px is None:
-        found += [
-            change(plain, resolution_px=side_px, step=step)
-            for side_px in (512, 768)
-            for step in ("likeness", "example")
-        ]
+        found += [change(case, resolution_px=side_px) for side_px in (512, 768) for case in (plain, example)]
     if references is None:
         sides_px = sorted({min(side_px, plain.resolution_px) for side_px in (512, 1024)})
         found += [change(plain, references=n, reference_px=side_px) for n in (1, 2, 3, 4) for side_px in sides_px]
@@ -228,7 +229,7 @@ def cases_of(model: str, resolution_px: int | None, references: int | None, prec
 
 
 def measure(cases: list[Case], peaks: Peaks, steps: int) -> Iterator[Result]:
-    """Measure one case after the other; a case that does not fit into memory is a row that says so."""
+    """Measure one case after the other; one that does not fit into memory, or fails otherwise, is a row that says so."""
     device = device_for(cases[0].model)
     for case in cases:
         try:
@@ -237,6 +238,10 @@ def measure(cases: list[Case], peaks: Peaks, steps: int) -> Iterator[Result]:
             yield Result(case, note="out of memory")
         except UserError as error:
             yield Result(case, note=str(error))
+        except Exception as error:
+            # The other rows are worth having: a compiler, a library or a kernel may be missing for this one alone.
+            logger.warning("%s", case, exc_info=True)
+            yield Result(case, note=f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}")
         free_memory()
 
 
@@ -268,22 +273,27 @@ def build_training(case: Case, device: torch.device) -> Training:
     """A training of the case's size, of random weights and samples."""
     settings, model = case.settings, MODELS[case.model]
     layout = layout_of(model.config)
-    transformer = random_transformer(model, device)
+    is_quantised = settings.base_precision != "full"
+    transformer = random_transformer(model, device, torch.device("cpu") if is_quantised else device)
+    if is_quantised:
+        # As the trainer loads it: the whole is never on the device.
+        hold_in_main_memory(transformer, device, pinned=False)
     weights = add_adapter(transformer, settings, layout)
     optimizer = make_optimizer(weights.values(), settings.optimizer)
     data = random_data(case, device)
     training = Training(transformer, weights, optimizer, data, settings, SCHEDULER, layout)
-    if settings.base_precision != "full":
+    if is_quantised:
         check_kind(settings.base_precision, device)
-        exchange_checked(training, lambda: quantise(transformer, settings.base_precision), settings.base_precision)
+        with contextlib.redirect_stdout(sys.stderr):
+            exchange_checked(training, lambda: quantise(transformer, settings.base_precision), settings.base_precision)
     if case.identity:
         add_identity_loss(training, case)
     speed_up(transformer, settings)
     return training
 
 
-def random_transformer(model: Model, device: torch.device) -> Any:
-    """A transformer of its full size with random weights, made on the device itself."""
+def random_transformer(model: Model, device: torch.device, place: torch.device) -> Any:
+    """A transformer of its full size with random weights, which are drawn on the device and lie in `place`."""
     from diffusers.models.transformers.transformer_flux2 import Flux2Transformer2DModel
 
     usual = torch.get_default_dtype()
@@ -293,11 +303,12 @@ def random_transformer(model: Model, device: torch.device) -> Any:
             transformer = Flux2Transformer2DModel(**model.config)
     finally:
         torch.set_default_dtype(usual)
-    transformer = transformer.to_empty(device=device).requires_grad_(False).eval()
+    transformer = transformer.to_empty(device=place).requires_grad_(False).eval()
     torch.manual_seed(0)
     for parameter in transformer.parameters():
         if parameter.ndim == 2:
-            parameter.normal_(std=parameter.shape[1] ** -0.5)
+            drawn = torch.empty(parameter.shape, dtype=parameter.dtype, device=device)
+            parameter.copy_(drawn.normal_(std=parameter.shape[1] ** -0.5))
         else:
             parameter.fill_(1.0)
     return transformer

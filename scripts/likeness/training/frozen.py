@@ -62,7 +62,7 @@ class In8Bits(FrozenLinear):
 
     def __init__(self, layer: nn.Linear, matrix_OI: torch.Tensor, stored: torch.dtype) -> None:
         super().__init__(layer)
-        scale_O1 = row_scales(matrix_OI, stored)
+        scale_O1 = row_scales(matrix_OI, stored, matrix_OI.dtype)
         self.register_buffer("values_OI", stored_values(matrix_OI, scale_O1, stored), persistent=False)
         self.register_buffer("scale_O", scale_O1[:, 0].contiguous(), persistent=False)
 
@@ -81,21 +81,24 @@ class MultipliedIn8Bits(In8Bits):
         return _Multiplied.apply(input, self.values_OI, self.scale_O, self.bias)  # pyright: ignore[reportReturnType]
 
 
-def row_scales(matrix_OI: torch.Tensor, stored: torch.dtype) -> torch.Tensor:
-    """The scale of every row, (O, 1), in the matrix's type; never so small that a value would not fit."""
-    largest_O1 = matrix_OI.detach().abs().amax(dim=1, keepdim=True).float()
+def row_scales(matrix_OI: torch.Tensor, stored: torch.dtype, dtype: torch.dtype) -> torch.Tensor:
+    """The scale of every row, (O, 1), in `dtype`; never so small that a value would not fit."""
+    matrix_OI = matrix_OI.detach()
+    # Two extremes need no copy of the matrix, as its absolute values would.
+    largest_O1 = torch.maximum(matrix_OI.amax(dim=1, keepdim=True), -matrix_OI.amin(dim=1, keepdim=True)).float()
     exact_O1 = (largest_O1 / LARGEST[stored]).clamp(min=torch.finfo(torch.float32).tiny)
-    scale_O1 = exact_O1.to(matrix_OI.dtype)
-    step = torch.finfo(matrix_OI.dtype).eps
+    scale_O1 = exact_O1.to(dtype)
+    step = torch.finfo(dtype).eps
     return torch.where(scale_O1.float() < exact_O1, scale_O1 * (1 + step), scale_O1)
 
 
 def stored_values(matrix_OI: torch.Tensor, scale_O1: torch.Tensor, stored: torch.dtype) -> torch.Tensor:
     """A matrix over its scales in 8 bits, rounded to the nearest."""
-    values_OI = matrix_OI.detach().float() / scale_O1.float()
+    # One copy in float32, and no second: gradients of the widest layers would take gigabytes.
+    values_OI = matrix_OI.detach().to(torch.float32, copy=True).div_(scale_O1.float())
     if not stored.is_floating_point:
-        values_OI = values_OI.round()
-    return values_OI.clamp(-LARGEST[stored], LARGEST[stored]).to(stored)
+        values_OI.round_()
+    return values_OI.clamp_(-LARGEST[stored], LARGEST[stored]).to(stored)
 
 
 class _Copied(torch.autograd.Function):
@@ -152,7 +155,7 @@ class _Multiplied(torch.autograd.Function):
 def product(left: torch.Tensor, right_IO: torch.Tensor, scale_O: torch.Tensor) -> torch.Tensor:
     """`left` (…, I), brought to float8 row by row, times `right_IO` in float8 (by columns) with a scale a column."""
     left_MI = left.reshape(-1, left.shape[-1])
-    scale_M1 = row_scales(left_MI.float(), FLOAT8)
+    scale_M1 = row_scales(left_MI, FLOAT8, torch.float32)
     # GPUs give bfloat16 alone for scales by row.
     output_dtype = torch.bfloat16 if left.is_cuda else left.dtype
     values_MI = stored_values(left_MI, scale_M1, FLOAT8)

@@ -6,6 +6,7 @@ little. So the adapter's gradients are taken with the true matrices and with the
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable
 
@@ -89,9 +90,15 @@ def cosine_of_block(before: Gradients, after: Gradients, block: str) -> float:
 
 def cosine(one: Iterable[torch.Tensor], other: Iterable[torch.Tensor]) -> float:
     """Cosine between two lists of tensors taken as one vector each; 0 where one of them is missing or zero."""
-    firsts, seconds = ([part.flatten().double() for part in side] for side in (one, other))
+    firsts, seconds = list(one), list(other)
     if len(firsts) != len(seconds):
         return 0.0
-    first, second = torch.cat(firsts), torch.cat(seconds)
-    norm = first.norm() * second.norm()
-    return float(first @ second / norm) if norm > 0 else 0.0
+    product = first_square = second_square = 0.0
+    # Pair by pair: all of them at once in float64 would need more memory than the training.
+    for first, second in zip(firsts, seconds, strict=True):
+        first, second = first.flatten().double(), second.flatten().double()
+        product += float(first @ second)
+        first_square += float(first @ first)
+        second_square += float(second @ second)
+    norm = math.sqrt(first_square * second_square)
+    return product / norm if norm > 0 else 0.0
