@@ -33,10 +33,9 @@ def test_another_kernel_of_the_attention_gives_the_same_steps(kernel):
     same(run_steps(plain, 3), run_steps(other, 3))
 
 
-@pytest.mark.parametrize("kernel", ["cudnn", "efficient"])
-def test_a_kernel_that_is_not_there_is_refused(kernel):
-    training = fresh(attention=kernel)
-    with pytest.raises(UserError, match=rf"training\.attention: {kernel} does not work here .* Set native"):
+def test_a_kernel_that_is_not_there_is_refused():
+    training = fresh(attention="efficient")
+    with pytest.raises(UserError, match=r"training\.attention: efficient does not work here .* Set native"):
         speed_up(training.transformer, training.settings)
 
 
@@ -47,9 +46,10 @@ def test_a_kernel_without_a_gradient_is_refused(monkeypatch):
         speed_up(training.transformer, training.settings)
 
 
-def test_a_kernel_that_cannot_train_is_no_choice():
+@pytest.mark.parametrize("kernel", ["flash_3", "cudnn"])
+def test_a_kernel_that_cannot_train_is_no_choice(kernel):
     with pytest.raises(ValueError, match="attention"):
-        TrainingSettings.model_validate({"attention": "flash_3"})
+        TrainingSettings.model_validate({"attention": kernel})
 
 
 @pytest.mark.slow

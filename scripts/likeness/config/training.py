@@ -265,10 +265,10 @@ class TrainingSettings(Settings):
         description="Compile the blocks: a minute or more at the start and for every new bucket, then a faster step. It changes "
         "speed only.",
     )
-    attention: Literal["native", "cudnn", "flash", "efficient", "math"] = Field(
+    attention: Literal["native", "flash", "efficient", "math"] = Field(
         default="native",
         description="Kernel of the attention: native lets torch choose, the others force one, and training stops where it "
-        "is absent or does not repeat its bits. It changes speed only.",
+        "is absent. It changes speed only.",
     )
     gradient_checkpointing: bool = Field(default=False, description="Recompute activations: slower, for small GPUs.")
     checkpoint_every: int = Field(

@@ -16,14 +16,14 @@ from likeness.klein.load import BaseModel
 from likeness.training.frozen import check_kind, hold_in_main_memory
 
 ATTENTION = {
-    "cudnn": "_native_cudnn",
     "flash": "_native_flash",
     "efficient": "_native_efficient",
     "math": "_native_math",
 }
 """The kernels by what diffusers calls them; `native` lets torch choose.
 
-FlashAttention 3 is not among them: diffusers calls it without a gradient.
+FlashAttention 3 is not among them, since diffusers calls it without a gradient; nor is cuDNN's, whose gradient does not
+repeat its bits, so that torch refuses it for a training that must.
 """
 
 MOST_SHAPES = 64
