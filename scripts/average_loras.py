@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from likeness.program import run, set_threads
+from likeness.program import finite, run, set_threads
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
     parser = lora_parser(__doc__)
     parser.add_argument("output", type=Path)
     parser.add_argument("inputs", type=Path, nargs="+", metavar="FILE", help="oldest first")
-    parser.add_argument("--ema", type=float, metavar="DECAY", help="weight of the past at each file, 0 up to below 1")
+    parser.add_argument("--ema", type=finite, metavar="DECAY", help="weight of the past at each file, 0 up to below 1")
     parser.add_argument("--rank", type=int, help="rank of the result; default: the sum of the ranks, exact")
     args = parser.parse_args()
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from likeness.program import run, set_threads
+from likeness.program import finite, run, set_threads
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("inputs", nargs="+", metavar="FILE:WEIGHT")
     parser.add_argument("--method", choices=("sum", "ties", "dare", "magnitude"), default="sum")
-    parser.add_argument("--density", type=float, help="part of the elements that TIES, DARE and magnitude keep")
+    parser.add_argument("--density", type=finite, help="part of the elements that TIES, DARE and magnitude keep")
     parser.add_argument("--convention", choices=("peft", "mergekit"), help="whose TIES; needed for ties")
     parser.add_argument("--rank", type=int, help="rank of the result; default: the sum of the ranks")
     parser.add_argument("--seed", type=int, default=0, help="seed of DARE")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from likeness.errors import UserError
-from likeness.program import run, set_threads
+from likeness.program import finite, run, set_threads
 
 
 def main() -> None:
@@ -18,9 +18,9 @@ def main() -> None:
     parser.add_argument("output", type=Path)
     parser.add_argument("--rank", type=int, required=True, help="the rank, or with a criterion the highest rank")
     criterion = parser.add_mutually_exclusive_group()
-    criterion.add_argument("--ratio", type=float, help="keep singular values down to the largest over this, 1 or more")
-    criterion.add_argument("--frobenius", type=float, help="keep this part of the Frobenius norm, up to 1")
-    criterion.add_argument("--cumulative", type=float, help="keep this part of the sum of singular values, up to 1")
+    criterion.add_argument("--ratio", type=finite, help="keep singular values down to the largest over this, 1 or more")
+    criterion.add_argument("--frobenius", type=finite, help="keep this part of the Frobenius norm, up to 1")
+    criterion.add_argument("--cumulative", type=finite, help="keep this part of the sum of singular values, up to 1")
     parser.add_argument("--rule", choices=("minimal", "kohya"), help="kohya keeps one more; default minimal")
     args = parser.parse_args()
 

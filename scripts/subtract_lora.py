@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from likeness.program import run, set_threads
+from likeness.program import finite, run, set_threads
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("full", type=Path)
     parser.add_argument("background", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("--alpha", type=float, default=1.0, help="0 takes nothing away, 1 all")
+    parser.add_argument("--alpha", type=finite, default=1.0, help="0 takes nothing away, 1 all")
     parser.add_argument("--project", type=int, metavar="RANK", help="project out that many directions instead")
     args = parser.parse_args()
 

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 from likeness.config.evaluation import ScoreStage
 from likeness.errors import UserError, nearest
-from likeness.program import read_settings, run, set_threads
+from likeness.program import finite, read_settings, run, set_threads
 from likeness.store import Store, sha256_of_file
 
 
@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="name of the subject")
     parser.add_argument("--prompt", required=True, help="may contain {trigger} and {class}")
-    parser.add_argument("--scale", type=float, default=1.0, help="strength of the LoRA; 0 draws with the bare base")
+    parser.add_argument("--scale", type=finite, default=1.0, help="strength of the LoRA; 0 draws with the bare base")
     parser.add_argument("--beside", type=Path, help="another LoRA file to use at the same time")
     parser.add_argument(
         "--method",

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import logging
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -22,6 +23,14 @@ LONG_SETTINGS = Path("results/.settings")
 LONGEST_ARGUMENT = 32_000
 """Bytes of settings in a command; Linux starts none that is longer than 131,072 bytes, quoted and with all its flags."""
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+def finite(text: str) -> float:
+    """A number given to a flag; ValueError for what is none, NaN and infinity among it."""
+    found = float(text)
+    if not math.isfinite(found):
+        raise ValueError(text)
+    return found
 
 
 def parser_for(description: str | None) -> argparse.ArgumentParser:

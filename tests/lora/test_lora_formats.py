@@ -150,6 +150,28 @@ def test_metadata_wins_where_there_is_no_alpha_and_must_not_contradict_it(state_
         read_lora(save(tmp_path, tensors, {"lora_adapter_metadata": "[1]"}))
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"lora_alpha": "x"}, "lora_alpha is 'x', no number"),
+        ({"lora_alpha": True}, "lora_alpha is True, no number"),
+        ({"lora_alpha": 2, "alpha_pattern": [1]}, r"alpha_pattern is \[1\], no mapping"),
+        ({"lora_alpha": 2, "alpha_pattern": {"(": 2}}, r"alpha_pattern '\(' is no regular expression"),
+        (
+            {"lora_alpha": 2, "alpha_pattern": {"to_q": None, "to_k": [3]}},
+            r"'to_q' is None.*'to_k' is \[3\], no number",
+        ),
+        ({"lora_alpha": float("nan")}, "lora_alpha is nan, no number"),
+    ],
+)
+def test_a_config_of_wrong_types_is_one_error(config, message, plain, layout, tmp_path):
+    tensors = {f"transformer.{name}.lora_A.weight": module.A_RI for name, module in plain.modules.items()}
+    tensors |= {f"transformer.{name}.lora_B.weight": module.B_OR for name, module in plain.modules.items()}
+    metadata = {"lora_adapter_metadata": json.dumps({f"transformer.{key}": value for key, value in config.items()})}
+    with pytest.raises(UserError, match=message):
+        read_lora(save(tmp_path, tensors, metadata))
+
+
 def test_peft_folder_with_its_config(adapted, tmp_path):
     """Oracle: PEFT writes the folder itself."""
     from peft import LoraConfig, get_peft_model
@@ -167,6 +189,9 @@ def test_peft_folder_with_its_config(adapted, tmp_path):
     )
     (tmp_path / "peft" / "adapter_config.json").write_text("{")
     with pytest.raises(UserError, match=r"adapter_config\.json is not valid JSON"):
+        read_lora(tmp_path / "peft")
+    (tmp_path / "peft" / "adapter_config.json").write_text("[1]")
+    with pytest.raises(UserError, match="is not a JSON object"):
         read_lora(tmp_path / "peft")
 
 

@@ -140,8 +140,39 @@ def test_lokr_is_called_so(tmp_path):
     save_file({f"{stem}.lokr_w1": torch.ones(64, 64), f"{stem}.lokr_w2": torch.eye(64)}, tmp_path / "x.safetensors")
     found = inspect_lora(tmp_path / "x.safetensors")
     assert (found.algorithm, found.family, found.modules) == ("LoKr", "klein-9b", 1)
-    # The first matrix has rank 1, so the rank is 64 and the norm is the product of both: 64 · 8.
-    assert found.ranks == {64: 1} and found.blocks[0].norm == pytest.approx(512, rel=1e-5)
+    # The norm is the product of both: 64 · 8.
+    assert found.ranks == {64 * 64: 1} and found.blocks[0].norm == pytest.approx(512, rel=1e-5)
+
+
+def test_a_lokr_of_full_rank_is_measured_whole(tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    first_9x8, second_OI = (torch.randn(9, 8, generator=generator), torch.randn(1024, 384, generator=generator))
+    fused = "diffusion_model.double_blocks.0.txt_attn.qkv"
+    small = "diffusion_model.double_blocks.1.img_attn.proj"
+    tensors = {f"{fused}.lokr_w1": first_9x8, f"{fused}.lokr_w2": second_OI, f"{fused}.alpha": torch.tensor(1.0)}
+    pair = torch.randn(768, 2, generator=generator), torch.randn(2, 768, generator=generator)
+    tensors |= {f"{small}.lokr_w1": torch.eye(4), f"{small}.lokr_w2_a": pair[0], f"{small}.lokr_w2_b": pair[1]}
+    save_file(tensors | {f"{small}.alpha": torch.tensor(1.0)}, tmp_path / "x.safetensors")
+    found = inspect_lora(tmp_path / "x.safetensors")
+    assert (found.family, found.modules, found.ranks) == ("klein-4b", 4, {8: 1, 8 * 384: 3})
+    whole = torch.kron(first_9x8.double(), second_OI.double())
+    norms = [float(whole.norm()), 0.5 * float(torch.kron(torch.eye(4).double(), (pair[0] @ pair[1]).double()).norm())]
+    assert [block.norm for block in found.blocks] == pytest.approx(norms, rel=1e-5)
+    assert found.blocks[0].energy_share == pytest.approx(norms[0] ** 2 / (norms[0] ** 2 + norms[1] ** 2), rel=1e-5)
+
+
+@pytest.mark.parametrize("last, family", [(59, "qwen-image"), (18, "flux1"), (4, "klein-4b")])
+def test_attention_alone_is_told_by_the_number_of_its_blocks(last, family, tmp_path):
+    tensors = {
+        f"transformer.transformer_blocks.{block}.attn.{module}.lora_{side}.weight": torch.ones(shape)
+        for block in range(last + 1)
+        for module in ("to_q", "to_k", "to_v", "to_out.0")
+        for side, shape in (("A", (1, 3072)), ("B", (3072, 1)))
+    }
+    save_file(tensors, tmp_path / "x.safetensors")
+    found = inspect_lora(tmp_path / "x.safetensors")
+    assert (found.family, found.fits_klein) == (family, family == "klein-4b")
+    assert family == "klein-4b" or {"qwen-image": "Qwen-Image", "flux1": "FLUX.1"}[family] in found.reason
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,7 @@ def test_a_base_of_ones_own_is_named(call, state_dict, tmp_path):
         ("resize_lora", ["{a}", "{out}", "--rank", 8, "--rule", "kohya"], "give one of them"),
         ("resize_lora", ["absent.safetensors", "{out}", "--rank", 8], "does not exist"),
         ("merge_loras", ["{out}", "{a}:x"], "'x' is no weight"),
+        ("merge_loras", ["{out}", "{a}:nan"], "'nan' is no weight"),
         ("merge_loras", ["{out}", "{a}", "--method", "ties", "--density", 0.2], "needs a convention"),
         ("average_loras", ["{out}", "{a}", "--ema", 1], "ema: 1 is not allowed"),
         ("subtract_lora", ["{a}", "{a}", "{out}", "--project", 0], "project: 0 is not allowed"),

@@ -14,6 +14,7 @@ from likeness.klein.family import KNOWN_LAYOUTS, Layout, linear_shapes
 FLUX2_DEV = Layout("flux2-dev", num_double=8, num_single=48, width=6144, joint_attention_dim=15360)
 LAYOUTS = {**KNOWN_LAYOUTS, FLUX2_DEV.name: FLUX2_DEV}
 
+QWEN_IMAGE = "qwen-image"
 FLUX1 = "flux1"
 FLUX1_REASON = (
     "FLUX.1 is 3072 wide with 19 double and 38 single blocks and MLPs of 4 widths; FLUX.2 [klein] 9B is 4096 wide with "
@@ -27,7 +28,7 @@ _FLUX1_KEYS = (
     r"ff(_context)?[._]net[._]|vector_in|guidance_in"
 )
 _OTHERS = (
-    ("qwen-image", "Qwen-Image", r"transformer_blocks[._]\d+[._](img|txt)_(mlp[._]net|mod[._]1)"),
+    (QWEN_IMAGE, "Qwen-Image", r"transformer_blocks[._]\d+[._](img|txt)_(mlp[._]net|mod[._]1)"),
     (
         "sdxl",
         "Stable Diffusion XL",
@@ -58,14 +59,16 @@ def foreign_family(keys: Iterable[str]) -> tuple[str, str] | None:
 def family_by_shapes(shapes: Mapping[str, tuple[int, int]]) -> tuple[str | None, str]:
     """The family whose modules, by diffusers' names, have these shapes (outputs, inputs), and why none where none fits.
 
-    A file can fit only one: widths and numbers of blocks differ. FLUX.1 files that hold only names that FLUX.2 has too
-    are told by their shapes and block numbers.
+    A file can fit only one: widths and numbers of blocks differ. FLUX.1 and Qwen-Image files that hold only names that
+    FLUX.2 has too are told by their shapes and block numbers.
     """
     for name, layout in LAYOUTS.items():
         if first_misfit(shapes, layout) is None:
             return name, ""
     if _is_flux1(shapes):
         return FLUX1, FLUX1_REASON
+    if _is_qwen_image(shapes):
+        return QWEN_IMAGE, _reason("Qwen-Image")
     misfits = "; ".join(f"{name}: {first_misfit(shapes, layout)}" for name, layout in LAYOUTS.items())
     return None, f"It has FLUX.2's names, but fits no known model ({misfits})."
 
@@ -96,6 +99,13 @@ def _is_flux1(shapes: Mapping[str, tuple[int, int]]) -> bool:
             return False
         numbers[kind] = max(numbers[kind], int(number))
     return numbers["transformer_blocks"] < 19 and numbers["single_transformer_blocks"] < 38 and bool(shapes)
+
+
+def _is_qwen_image(shapes: Mapping[str, tuple[int, int]]) -> bool:
+    """Attention alone, 3072 wide, of a block from 19 on, which FLUX.1 does not have; there are 60 double ones."""
+    found = {re.fullmatch(r"transformer_blocks\.(\d+)\.attn\..+", name) for name in shapes}
+    numbers = [int(match[1]) for match in found if match]
+    return None not in found and set(shapes.values()) == {(3072, 3072)} and 19 <= max(numbers) < 60
 
 
 def _reason(title: str) -> str:

@@ -9,6 +9,7 @@ be read exactly is refused by name.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -17,7 +18,8 @@ import torch
 
 from likeness.errors import UserError
 from likeness.lora.adapter import Lora, LoraModule, widened
-from likeness.lora.lokr import SIDES, is_lokr, lokr_module
+from likeness.lora.factors import energy
+from likeness.lora.lokr import SIDES, is_lokr, lokr_module, lokr_size
 from likeness.lora.names import NORM_OUT, is_own_name, own_names, strange_prefix, underscored_names, without_alias
 
 METADATA_KEY = "lora_adapter_metadata"
@@ -57,6 +59,23 @@ class Factor(NamedTuple):
     format: str
     name: str
     side: str
+
+
+class ModuleSize(NamedTuple):
+    """A module's outputs and inputs, rank and scale, and the squared Frobenius norm of its change, scale included."""
+
+    outputs: int
+    inputs: int
+    rank: int
+    scale: float
+    energy: float
+
+
+def size_of_module(module: LoraModule) -> ModuleSize:
+    """The size of a module in memory, its norm from products in float32."""
+    return ModuleSize(
+        module.B_OR.shape[0], module.A_RI.shape[1], module.rank, module.scale, energy(module, torch.float32)
+    )
 
 
 def parse_lora(
@@ -104,11 +123,11 @@ def outline_lora(
             raise UserError(
                 f"{where}: {name!r} has only {' and '.join(sorted(keys))}: one factor of the LoRA is missing."
             )
-    modules = _OutlinedModules(tensors, sides, _Scales(metadata, config, where), where, lokr_rank)
+    modules = OutlinedModules(tensors, sides, _Scales(metadata, config, where), where, lokr_rank)
     return Lora(modules, dict(metadata), formats.pop())
 
 
-class _OutlinedModules(Mapping[str, LoraModule]):
+class OutlinedModules(Mapping[str, LoraModule]):
     """Modules by diffusers name; `sides` maps each of the file's modules to its keys."""
 
     def __init__(
@@ -134,15 +153,31 @@ class _OutlinedModules(Mapping[str, LoraModule]):
 
     def __getitem__(self, own: str) -> LoraModule:
         name = self.of_file[own]
-        parts = {}
-        for side, key in self.sides[name].items():
-            parts[side] = self.tensors[key]
-            _check_values(parts[side], key, side, self.where)
+        parts = self._parts(name)
         if is_lokr(parts):
             module = lokr_module(parts, self.lokr_rank, f"{self.where}: {name!r}")
         else:
             module = _module(name, parts, self.scales, self.where)
         return _split(name, module, self.where)[own]
+
+    def _parts(self, name: str) -> dict[str, torch.Tensor]:
+        parts = {side: self.tensors[key] for side, key in self.sides[name].items()}
+        for side, key in self.sides[name].items():
+            _check_values(parts[side], key, side, self.where)
+        return parts
+
+    def size_of(self, own: str) -> ModuleSize:
+        """A module's size; of a LoKr exact at any rank."""
+        name = self.of_file[own]
+        if not is_lokr(self.sides[name]):
+            return size_of_module(self[own])
+        where = f"{self.where}: {name!r}"
+        rank, scale, squares_O, inputs = lokr_size(self._parts(name), where)
+        of_own = own_modules(name, self.where)
+        if len(squares_O) % len(of_own):
+            raise UserError(f"{where} has {len(squares_O)} outputs, which do not split into three.")
+        squares_O = squares_O.chunk(len(of_own))[of_own.index(own)]
+        return ModuleSize(len(squares_O), inputs, rank, scale, float(squares_O.sum()))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.of_file)
@@ -217,7 +252,10 @@ class _Scales:
 
     def __init__(self, metadata: Mapping[str, str], config: Mapping[str, Any] | None, where: str) -> None:
         self.where = where
+        if config is not None and not isinstance(config, Mapping):
+            raise UserError(f"{where}: the adapter_config.json beside it is not a JSON object. Save the LoRA again.")
         self.config = dict(config) if config else self._from_metadata(metadata)
+        self._check_config()
         if self.config.get("use_dora"):
             raise UserError(f"{where} is a DoRA (use_dora in its metadata), which cannot be read as a LoRA.")
 
@@ -231,6 +269,25 @@ class _Scales:
             raise UserError(
                 f"{self.where}: the metadata {METADATA_KEY!r} is not a JSON object. Save the LoRA again."
             ) from None
+
+    def _check_config(self) -> None:
+        """UserError unless alpha is a number everywhere, and patterns are patterns."""
+        patterns = self.config.get("alpha_pattern") or {}
+        alphas = {"lora_alpha": self.config["lora_alpha"]} if self.config.get("lora_alpha") is not None else {}
+        if isinstance(patterns, Mapping):
+            alphas |= {f"alpha_pattern {pattern!r}": alpha for pattern, alpha in patterns.items()}
+        wrong = [f"{key} is {alpha!r}, no number" for key, alpha in alphas.items() if not _is_finite(alpha)]
+        if not isinstance(patterns, Mapping):
+            wrong.append(f"alpha_pattern is {patterns!r}, no mapping of names to numbers")
+        for pattern in patterns if isinstance(patterns, Mapping) else ():
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                wrong.append(f"alpha_pattern {pattern!r} is no regular expression ({error})")
+        if wrong:
+            raise UserError(
+                f"{self.where}: its adapter config cannot be read: {'; '.join(wrong)}. Save the LoRA again."
+            )
 
     def of(self, name: str, rank: int, alpha: torch.Tensor | None) -> float:
         """Scale of a module; UserError where metadata and alpha tensor contradict each other."""
@@ -249,6 +306,10 @@ class _Scales:
             return None
         alpha = float(_by_pattern(self.config.get("alpha_pattern"), name, self.config["lora_alpha"]))
         return alpha / rank**0.5 if self.config.get("use_rslora") else alpha / rank
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _by_pattern(patterns: Mapping[str, Any] | None, name: str, default: Any) -> Any:

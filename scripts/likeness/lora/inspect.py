@@ -9,20 +9,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from likeness.errors import UserError
 from likeness.klein.family import linear_shapes
-from likeness.lora.adapter import Lora, LoraModule
-from likeness.lora.factors import energy
+from likeness.lora.adapter import Lora
 from likeness.lora.families import LAYOUTS, family_by_shapes, foreign_family
 from likeness.lora.files import file_of, open_lora, peft_config
-from likeness.lora.formats import METADATA_KEY
+from likeness.lora.formats import METADATA_KEY, ModuleSize, OutlinedModules
 from likeness.lora.names import is_own_name, own_names, underscored_names, without_alias
 from likeness.lora.operation import in_order
 from likeness.lora.stream import MappedTensors
 
-_LOKR_RANK = 64
 _BLOCK = re.compile(r"^((?:single_)?transformer_blocks\.\d+)\.")
 _PREFIX = re.compile(r"^(diffusion_model|base_model\.model)\.")
 _OUTSIDE = "outside the blocks"
@@ -71,13 +67,13 @@ class Inspection:
 def inspect_lora(path: Path, threads: int = 1) -> Inspection:
     """Look into a LoRA file of any family; values are read for FLUX.2 only, one module at a time.
 
-    A LoKr's norms are those of its best approximation of rank 64. UserError for what is no readable LoRA at all, and
-    for NaN or infinite values.
+    A LoKr's ranks are those of the LoRA that it equals. UserError for what is no readable LoRA at all, and for NaN or
+    infinite values.
     """
     file = file_of(path)
     tensors = MappedTensors(file)
     try:
-        lora = open_lora(path, _LOKR_RANK)
+        lora = open_lora(path)
     except UserError:
         found = foreign_family(tensors)
         if found is None:
@@ -104,18 +100,10 @@ def _foreign(file: Path, tensors: MappedTensors, family: str, reason: str) -> In
 
 
 def _inspected(file: Path, tensors: MappedTensors, lora: Lora, threads: int) -> Inspection:
+    assert isinstance(lora.modules, OutlinedModules)
     names = list(lora.modules)
-    modules: dict[str, LoraModule] = {}
-    energies: dict[str, float] = {}
-
-    def measured(name: str) -> tuple[LoraModule, float]:
-        module = lora.modules[name]
-        stub = LoraModule(module.A_RI.to("meta"), module.B_OR.to("meta"), module.scale)
-        return stub, energy(module, torch.float32)
-
-    for name, (stub, value) in zip(names, in_order(measured, names, threads), strict=True):
-        modules[name], energies[name] = stub, value
-    shapes = {name: (module.B_OR.shape[0], module.A_RI.shape[1]) for name, module in modules.items()}
+    sizes = dict(zip(names, in_order(lora.modules.size_of, names, threads), strict=True))
+    shapes = {name: (size.outputs, size.inputs) for name, size in sizes.items()}
     family, reason = family_by_shapes(shapes)
     known = linear_shapes(LAYOUTS[family]) if family in LAYOUTS else {}
     in_blocks = [name for name in known if _BLOCK.match(name)]
@@ -128,26 +116,26 @@ def _inspected(file: Path, tensors: MappedTensors, lora: Lora, threads: int) -> 
         fits_klein=bool(family and family.startswith("klein")),
         reason=reason if family != "flux2-dev" else "It is a LoRA of FLUX.2 [dev], 6144 wide: train again on klein.",
         types=sorted({tensors.type_name(key) for key in tensors}),
-        modules=len(modules),
+        modules=len(sizes),
         matched=sum(name in shapes for name in in_blocks),
         expected=len(in_blocks) or None,
-        ranks=dict(sorted(Counter(module.rank for module in modules.values()).items())),
-        blocks=_blocks(modules, energies),
-        warnings=_warnings(tensors, lora, modules, energies, in_blocks),
+        ranks=dict(sorted(Counter(size.rank for size in sizes.values()).items())),
+        blocks=_blocks(sizes),
+        warnings=_warnings(tensors, lora, sizes, in_blocks),
     )
 
 
-def _blocks(modules: Mapping[str, LoraModule], energies: Mapping[str, float]) -> list[Block]:
+def _blocks(sizes: Mapping[str, ModuleSize]) -> list[Block]:
     groups: dict[str, list[str]] = {}
-    for name in sorted(modules, key=_natural):
+    for name in sorted(sizes, key=_natural):
         found = _BLOCK.match(name)
         groups.setdefault(found.group(1) if found else _OUTSIDE, []).append(name)
-    total = sum(energies.values()) or 1.0
+    total = sum(size.energy for size in sizes.values()) or 1.0
     blocks = []
     for block, names in groups.items():
-        ranks = [modules[name].rank for name in names]
-        alphas = [round(modules[name].scale * modules[name].rank, 6) for name in names]
-        own = sum(energies[name] for name in names)
+        ranks = [sizes[name].rank for name in names]
+        alphas = [round(sizes[name].scale * sizes[name].rank, 6) for name in names]
+        own = sum(sizes[name].energy for name in names)
         limits = (min(ranks), max(ranks), min(alphas), max(alphas))
         blocks.append(Block(block, len(names), *limits, norm=own**0.5, energy_share=own / total))
     return blocks
@@ -167,25 +155,24 @@ def _algorithm(tensors: Mapping[str, object]) -> str:
 def _warnings(
     tensors: MappedTensors,
     lora: Lora,
-    modules: Mapping[str, LoraModule],
-    energies: Mapping[str, float],
+    sizes: Mapping[str, ModuleSize],
     in_blocks: list[str],
 ) -> list[str]:
     warnings = [*coarse_alphas(tensors), *_untold_scale(tensors, lora), *_refused_by_diffusers(tensors, lora)]
     bytes_of_one = {tensors.type_name(key) for key in tensors} & {"F8_E4M3", "F8_E5M2"}
     if bytes_of_one:
         warnings.append(f"values are stored in 8 bits ({', '.join(sorted(bytes_of_one))}): they are read as bfloat16.")
-    zero = [name for name in modules if energies[name] == 0]
+    zero = [name for name, size in sizes.items() if size.energy == 0]
     if zero:
-        warnings.append(f"{len(zero)} of {len(modules)} modules change nothing (first {zero[0]!r}).")
-    missing = [name for name in in_blocks if name not in modules]
+        warnings.append(f"{len(zero)} of {len(sizes)} modules change nothing (first {zero[0]!r}).")
+    missing = [name for name in in_blocks if name not in sizes]
     if missing:
         untouched = {_BLOCK.match(name).group(1) for name in in_blocks} - {  # pyright: ignore[reportOptionalMemberAccess]
-            found.group(1) for name in modules if (found := _BLOCK.match(name))
+            found.group(1) for name in sizes if (found := _BLOCK.match(name))
         }
         blocks = f", and {len(untouched)} blocks have none" if untouched else ""
         warnings.append(f"{len(missing)} modules of the blocks are not adapted (first {missing[0]!r}){blocks}.")
-    if len({module.rank for module in modules.values()}) > 1:
+    if len({size.rank for size in sizes.values()}) > 1:
         warnings.append("ranks differ between modules: tools that expect one rank may refuse it.")
     return warnings
 

@@ -54,6 +54,18 @@ def lokr_module(parts: Mapping[str, torch.Tensor], rank: int | None, where: str)
     return LoraModule(down_RI, up_OR, scale, stored)
 
 
+def lokr_size(parts: Mapping[str, torch.Tensor], where: str) -> tuple[int, float, torch.Tensor, int]:
+    """A LoKr module's own rank as a LoRA, its scale, the squared norm of every row of its change (O,), and its inputs.
+
+    Exact at any rank: rows of a Kronecker product are Kronecker products of rows, whose norms multiply.
+    """
+    first, second = (_pair(parts, side, where) for side in ("w1", "w2"))
+    scale = _scale(parts)
+    squares = [(up_OR @ down_RI).double().square().sum(dim=1) for up_OR, down_RI in (first, second)]
+    rank = first[0].shape[1] * second[0].shape[1]
+    return rank, scale, scale**2 * torch.kron(*squares), first[1].shape[1] * second[1].shape[1]
+
+
 def _pair(parts: Mapping[str, torch.Tensor], side: str, where: str) -> tuple[torch.Tensor, torch.Tensor]:
     """One of the two matrices as a product of the lowest rank that needs no arithmetic."""
     tensors = [parts[side]] if side in parts else [parts[f"{side}_a"], parts[f"{side}_b"]]

@@ -28,6 +28,7 @@ from likeness.lora.operation import (
     write_operation,
 )
 from likeness.lora.stream import MappedTensors
+from likeness.program import finite
 
 TYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -55,7 +56,7 @@ def weighted_path(text: str) -> tuple[Path, float]:
     if not colon:
         return Path(text), 1.0
     try:
-        return Path(name), float(weight)
+        return Path(name), finite(weight)
     except ValueError:
         raise UserError(f"{text!r}: {weight!r} is no weight. Write FILE:WEIGHT, for example {name}:0.7") from None
 
