@@ -4,12 +4,15 @@ PYTHON ?= python3
 VENV := .venv
 RUN := env -u PYTHONDONTWRITEBYTECODE OMP_NUM_THREADS=1 "$(CURDIR)/$(VENV)/bin/python"
 CORES ?= all
+# The project's folder, where config/ and results/ lie: make unlock FOLDER=demo
+FOLDER ?= .
 # A value as one word of the shell, whatever it holds.
 quoted = '$(subst ','\'',$(1))'
+SNAKEMAKE = $(RUN) -m snakemake --directory $(call quoted,$(FOLDER))
 
 .PHONY: help install demo test test-full test-long test-random check new curate models try inspect doctor unlock why prune lock generate clean-demo
 
-help: ## say what each target does
+help: ## say what each target does; FOLDER=demo: for the project in that folder
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(VENV)/.installed: envs/lock.txt envs/uv.txt
@@ -47,33 +50,33 @@ check: $(VENV)/.installed ## formatting, types, lint of code and workflow
 	$(RUN) -m snakemake --lint
 
 new: $(VENV)/.installed ## NAME=jane RECIPE=character PHOTOS=path TRIGGER=j4ne: write config/subjects/jane.yaml
-	@$(RUN) scripts/new_subject.py --name $(call quoted,$(NAME)) --recipe $(call quoted,$(or $(RECIPE),character)) --photos $(call quoted,$(PHOTOS)) --trigger $(call quoted,$(TRIGGER))
+	@$(RUN) scripts/new_subject.py --folder $(call quoted,$(FOLDER)) --name $(call quoted,$(NAME)) --recipe $(call quoted,$(or $(RECIPE),character)) --photos $(call quoted,$(PHOTOS)) --trigger $(call quoted,$(TRIGGER))
 
 curate: $(VENV)/.installed ## every photo, its fate and reason, mask and caption; stops before anything that needs a GPU
-	$(RUN) -m snakemake --cores $(CORES) curate
+	$(SNAKEMAKE) --cores $(CORES) curate
 
 try: $(VENV)/.installed ## NAME=jane PROMPT="…" SCALE=0.9, BESIDE=film.safetensors METHOD=sum|k-lora|masked WORD=film: draw one image
-	@$(RUN) scripts/try_lora.py --name $(call quoted,$(NAME)) --prompt $(call quoted,$(PROMPT)) --scale "$(or $(SCALE),1.0)" \
+	@$(RUN) scripts/try_lora.py --folder $(call quoted,$(FOLDER)) --name $(call quoted,$(NAME)) --prompt $(call quoted,$(PROMPT)) --scale "$(or $(SCALE),1.0)" \
 	  $(if $(BESIDE),--beside $(call quoted,$(BESIDE)) --method "$(or $(METHOD),sum)" $(if $(WORD),--word $(call quoted,$(WORD))))
 
 models: $(VENV)/.installed ## fetch and verify the configured models, so that runs can be offline
-	$(RUN) -m snakemake --cores 1 --forcerun fetch_models -- models
+	$(SNAKEMAKE) --cores 1 --forcerun fetch_models -- models
 
 inspect: $(VENV)/.installed ## FILE=x.safetensors: say what a LoRA file is, from any trainer
 	@$(RUN) scripts/inspect_lora.py $(call quoted,$(FILE))
 
 doctor: $(VENV)/.installed ## check GPU, memory, disk, weights and configuration
-	@$(RUN) scripts/check_machine.py
+	@$(RUN) scripts/check_machine.py --folder $(call quoted,$(FOLDER))
 
 unlock: $(VENV)/.installed ## after a crash of Snakemake itself: look for live orphans, then unlock
-	@$(RUN) scripts/unlock_results.py
-	$(RUN) -m snakemake --unlock
+	@$(RUN) scripts/unlock_results.py --folder $(call quoted,$(FOLDER))
+	$(SNAKEMAKE) --unlock
 
 why: $(VENV)/.installed ## TARGET=jane: what the next run would do, and which edit is the reason; before running
-	@$(RUN) scripts/explain_run.py $(TARGET)
+	@cd $(call quoted,$(FOLDER)) && $(RUN) "$(CURDIR)/scripts/explain_run.py" $(TARGET)
 
 prune: $(VENV)/.installed ## say what of the store no result needs any more; YES=1 removes it
-	@$(RUN) scripts/prune_store.py $(if $(YES),--yes)
+	@cd $(call quoted,$(FOLDER)) && $(RUN) "$(CURDIR)/scripts/prune_store.py" $(if $(YES),--yes)
 
 lock: ## resolve the dependencies anew into envs/lock.txt
 	$(VENV)/bin/uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --all-extras --group dev -o envs/lock.txt pyproject.toml

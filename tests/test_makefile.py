@@ -53,9 +53,23 @@ def test_a_path_with_a_space_is_one_word(folder: Path, target: str) -> None:
 @pytest.mark.parametrize("text", ["My Photos #1", "it's", 'say "cheese"', "a, b; `c` \\ d"])
 def test_values_arrive_whole(folder: Path, text: str) -> None:
     (call,) = made(folder, "new", NAME="jane", PHOTOS=text, TRIGGER=text)
-    assert call[1:] == ["--name", "jane", "--recipe", "character", "--photos", text, "--trigger", text]
+    assert call[3:] == ["--name", "jane", "--recipe", "character", "--photos", text, "--trigger", text]
     (_, call) = made(folder, "try", NAME="jane", PROMPT=text, BESIDE="a b.safetensors", WORD=text)
     given = dict(zip(call[1::2], call[2::2], strict=True))
     assert (given["--prompt"], given["--beside"], given["--word"]) == (text, "a b.safetensors", text)
     (*_, call) = made(folder, "inspect", FILE=text)
     assert call[1:] == [text]
+
+
+def test_another_project_is_named_by_its_folder(folder: Path) -> None:
+    """After a killed demo, `make unlock` alone would unlock the wrong project and say so."""
+    (folder / "it's mine").mkdir()
+    for target in ("curate", "models", "unlock"):
+        (*_, call) = made(folder, target, FOLDER="it's mine")
+        assert call[:4] == ["-m", "snakemake", "--directory", "it's mine"], target
+    calls = made(folder, "unlock", FOLDER="it's mine") + made(folder, "doctor", FOLDER="it's mine")
+    programs = [call for call in calls if call[0].endswith(".py")]
+    assert programs and all(call[1:3] == ["--folder", "it's mine"] for call in programs)
+    for target, program in (("why", "explain_run.py"), ("prune", "prune_store.py")):
+        (*_, call) = made(folder, target, FOLDER="it's mine")
+        assert call == [str(folder / "scripts" / program)]
