@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ from likeness.config.craft import model_size
 from likeness.config.load import load_project
 from likeness.config.subject import Subject
 from likeness.errors import UserError
-from likeness.models import found_at, how_to_get, wanted_models
+from likeness.models import WantedModel, found_at, how_to_get, is_hub_id, refusal_of, wanted_models
 from likeness.program import run
 
 Check = tuple[str, str, str]
@@ -36,15 +37,32 @@ def check_gpu() -> tuple[Check, float]:
     """The GPU line, and its memory in GiB (0 without one)."""
     import torch
 
+    driver = driver_version()
     if not torch.cuda.is_available():
+        if driver:
+            made_for = f"made for CUDA {torch.version.cuda}" if torch.version.cuda else "made without CUDA"
+            text = (
+                f"driver {driver} is here, but torch {torch.__version__}, {made_for}, cannot use it: renew one of them"
+            )
+            return ("note", "gpu", text), 0.0
         return ("note", "gpu", "none that torch can use; the demo and curation run without one"), 0.0
     facts = torch.cuda.get_device_properties(0)
     memory = facts.total_memory / GIB
     return (
         "ok",
         "gpu",
-        f"{torch.cuda.device_count()} x {facts.name}, {memory:.0f} GiB, CUDA {torch.version.cuda}",
+        f"{torch.cuda.device_count()} x {facts.name}, {memory:.0f} GiB, CUDA {torch.version.cuda}, driver {driver or 'unknown'}",
     ), memory
+
+
+def driver_version() -> str | None:
+    """The version of NVIDIA's driver by its own program; None where there is none, or it does not answer."""
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return next(iter(done.stdout.split()), None)
 
 
 def check_space(folder: Path) -> Check:
@@ -56,11 +74,19 @@ def check_space(folder: Path) -> Check:
     )
 
 
-def check_subject(name: str, subject: Subject, memory_gib: float) -> Iterator[Check]:
+def check_model(one: WantedModel, offline: bool) -> Check:
+    """Where a model lies, or how to get it and, unless the configuration is offline, whether the hub would give it."""
+    place = found_at(one.model)
+    if place:
+        return "ok", one.label, str(place)
+    refusal = refusal_of(one.model) if is_hub_id(one.model.source) and not offline else None
+    return "MISSING", one.label, "; ".join(text for text in (how_to_get(one.model), refusal) if text)
+
+
+def check_subject(name: str, subject: Subject, memory_gib: float, offline: bool) -> Iterator[Check]:
     """Weights, keys, memory and the time to expect for one subject."""
     for one in wanted_models(name, subject):
-        place = found_at(one.model)
-        yield ("ok", one.label, str(place)) if place else ("MISSING", one.label, how_to_get(one.model))
+        yield check_model(one, offline)
     key_name = subject.captions.api_key_env
     if subject.captions.backend == "endpoint" and key_name:
         yield (
@@ -101,7 +127,7 @@ def main() -> None:
         checks.append(("ok", "configuration", f"{len(loaded.project.subjects)} subjects"))
         checks += [("note", "configuration", str(warning)) for warning in loaded.warnings]
         for name, subject in loaded.project.subjects.items():
-            checks += check_subject(name, subject, memory_gib)
+            checks += check_subject(name, subject, memory_gib, loaded.project.offline)
     except UserError as error:
         checks.append(("MISSING", "configuration", str(error)))
     for state, what, text in checks:

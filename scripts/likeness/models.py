@@ -100,13 +100,29 @@ def found_at(model: ModelSource) -> Path | None:
 def how_to_get(model: ModelSource) -> str:
     """What to do about a model that is not here."""
     if is_hub_id(model.source):
-        return f"{model.source} is not on this machine; `make models` fetches it (gated models: `hf auth login` first)"
+        return f"{model.source} is not on this machine; `make models` fetches it"
     if "/" in model.source or Path(model.source).suffix:
         return f"there is no file or folder {model.source}; put the weights there, or name where they lie"
     return (
         f"{model.source} is not on this machine; put the pack's files into ~/{PACKS / model.source} or name a folder "
         "(insightface's packs are for non-commercial research only, so nothing fetches them by itself)"
     )
+
+
+def refusal_of(model: ModelSource) -> str | None:
+    """Why the hub would not hand over a model to whoever is logged in here, or None where it would; nothing is downloaded."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+
+    try:
+        HfApi().auth_check(model.source)
+    except GatedRepoError:
+        return f"{model.source} is gated: accept its licence on its page and log in with `hf auth login`"
+    except RepositoryNotFoundError:
+        return f"the hub has no {model.source} for whoever is logged in here; check its name, or log in with `hf auth login`"
+    except OSError as error:
+        return f"the hub could not be asked for {model.source} ({type(error).__name__})"
+    return None
 
 
 def fetch_models(wanted: Iterable[WantedModel]) -> list[dict[str, Any]]:
