@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from likeness.errors import TransientError, UserError
-from likeness.program import run
+from likeness.program import as_about, run
 
 
 @pytest.mark.parametrize(
@@ -51,3 +51,17 @@ def test_a_log_on_a_full_disk_costs_the_message_not_the_exit_code(monkeypatch: p
         monkeypatch.undo()
         with pytest.raises(OSError):
             full.close()
+
+
+def test_tables_name_the_packages_of_the_environment_whatever_is_loaded() -> None:
+    from importlib.metadata import version
+
+    about = as_about("faces", 3, {"min_score": 0.5}, fingerprint="abc")
+    assert about | {"packages": None} == {
+        "stage": "faces",
+        "version": 3,
+        "settings": {"min_score": 0.5},
+        "packages": None,
+        "fingerprint": "abc",
+    }
+    assert about["packages"]["torch"] == version("torch") and about["packages"]["pyarrow"] == version("pyarrow")

@@ -10,6 +10,8 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +24,21 @@ SettingsType = TypeVar("SettingsType", bound=BaseModel)
 LONG_SETTINGS = Path("results/.settings")
 LONGEST_ARGUMENT = 32_000
 """Bytes of settings in a command; Linux starts none that is longer than 131,072 bytes, quoted and with all its flags."""
+PACKAGES = (
+    "numpy",
+    "pillow",
+    "opencv-python-headless",
+    "onnxruntime",
+    "insightface",
+    "scikit-image",
+    "scipy",
+    "pyarrow",
+    "torch",
+    "torchvision",
+    "diffusers",
+    "peft",
+    "transformers",
+)
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -66,7 +83,20 @@ def read_settings(text: str, model: type[SettingsType]) -> SettingsType:
 def as_about(stage: str, version: int, settings: BaseModel | dict[str, Any], **more: Any) -> dict[str, Any]:
     """What a table's metadata says of how it was made: settings that were given, not those that the program never reads."""
     slice_ = settings.model_dump(mode="json", exclude_unset=True) if isinstance(settings, BaseModel) else settings
-    return {"stage": stage, "version": version, "settings": slice_, **more}
+    return {"stage": stage, "version": version, "settings": slice_, "packages": package_versions(), **more}
+
+
+@cache
+def package_versions() -> dict[str, str]:
+    """Versions of the packages of this environment that results depend on, whether this program loads them or not.
+
+    What was loaded would depend on what the store held already, and equal content must give equal bytes.
+    """
+    found = {}
+    for name in PACKAGES:
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found
 
 
 def set_threads(count: int) -> None:
