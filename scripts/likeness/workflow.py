@@ -6,11 +6,9 @@ Nothing heavy is imported here, since every Snakemake start and every cluster jo
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 from functools import cached_property
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +54,8 @@ class Plan(PhasePlan):
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(loaded.project)
-        self.warnings = loaded.warnings
         self.surgery = SurgeryPlan(self)
+        self.warnings = (*loaded.warnings, *self._loras_left_out())
 
     @classmethod
     def load(cls, configfiles: Sequence[Path], overrides: dict[str, Any]) -> Plan:
@@ -122,11 +120,16 @@ class Plan(PhasePlan):
         folders = subject.photos if subject.kind == "photos" else subject.pairs
         return PhotoStage(kind=subject.kind, folders=folders, photo=subject.photo)
 
+    def _index(self, script: str, wildcards: Any) -> str:
+        files = self.photos[wildcards.subject][int(wildcards.shard)]
+        stage = self._index_slice(self.subjects[wildcards.subject])
+        return self.params(stage, script, unread=ONLY_OF_MERGE, files=files.others)
+
     def index_photos(self, wildcards: Any) -> str:
-        return self.params(self._index_slice(self.subjects[wildcards.subject]), "index_photos", unread=ONLY_OF_MERGE)
+        return self._index("index_photos", wildcards)
 
     def index_pairs(self, wildcards: Any) -> str:
-        return self.params(self._index_slice(self.subjects[wildcards.subject]), "index_pairs", unread=ONLY_OF_MERGE)
+        return self._index("index_pairs", wildcards)
 
     def merge_photos(self, wildcards: Any) -> str:
         return self.params(self._index_slice(self.subjects[wildcards.subject]), "merge_photos")
@@ -142,11 +145,7 @@ class Plan(PhasePlan):
         stage = FaceMerge(
             faces=faces, kind=subject.kind, references=tuple(subject.reference), offline=self.project.offline
         )
-        return self.params(stage, "merge_faces", "faces")
-
-    def references(self, wildcards: Any) -> list[str]:
-        """Photos that show who the subject is."""
-        return list(self.subjects[wildcards.subject].reference)
+        return self.params(stage, "merge_faces", "faces", files=self.reference_files(wildcards.subject).others)
 
     def _mask_slice(self, subject: Subject) -> MaskStage:
         masks = self.resolved(subject.masks, model="sam2/sam2")
@@ -186,7 +185,8 @@ class Plan(PhasePlan):
         name, shard = wildcards.subject, int(wildcards.shard)
         texts = {"sidecars": self.sidecars[name], "edits": self.edits[name]}
         by_hand = {kind: self._of_shard(found, shard) for kind, found in texts.items()}
-        return self.params(self._caption_slice(name, by_hand), "write_captions", "captions")
+        stage = self._caption_slice(name, by_hand)
+        return self.params(stage, "write_captions", "captions", files=self.sidecar_files(name, shard).others)
 
     def merge_captions(self, wildcards: Any) -> str:
         return self.params(self._caption_slice(wildcards.subject, {}), "merge_captions")
@@ -264,7 +264,8 @@ class Plan(PhasePlan):
     def index_regularisation(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
         stage = RegularisationStage(folders=subject.regularisation.photos, photo=subject.photo)
-        return self.params(stage, "index_regularisation", unread=ONLY_OF_MERGE)
+        files = self.class_photos[wildcards.subject]
+        return self.params(stage, "index_regularisation", unread=ONLY_OF_MERGE, files=files.others)
 
     def draw_class_images(self, wildcards: Any) -> str:
         subject = self.subjects[wildcards.subject]
@@ -293,7 +294,8 @@ class Plan(PhasePlan):
             init=phase.init,
             offline=self.project.offline,
         )
-        return self.params(self.resolved(stage, base_model="base"), "train_lora")
+        files = self.folders.sorted_out(self._own_files(wildcards))
+        return self.params(self.resolved(stage, base_model="base"), "train_lora", files=files.others)
 
     @cached_property
     def has_recogniser(self) -> dict[str, bool]:
@@ -376,26 +378,10 @@ class Plan(PhasePlan):
             return []
         return [f"results/{wildcards.subject}/train/{wildcards.variant}/{phases[place - 1]}/steps.json"]
 
-    def initial_lora(self, wildcards: Any) -> list[str]:
-        """The LoRA file that a phase starts from, where it names one, so that other bytes in it start the training."""
-        file = self.subjects[wildcards.subject].phases[wildcards.phase].file
-        return [file] if file is not None else []
-
     def trained(self, subject: str) -> list[tuple[str, str]]:
         """Every (variant, phase) that is trained."""
         settings = self.subjects[subject]
         return [(variant, phase) for variant in settings.trained_variants for phase in settings.phases_of(variant)]
-
-    def external(self, subject: str) -> list[str]:
-        """Variants that are finished LoRA files."""
-        return [name for name, variant in self.subjects[subject].variants.items() if variant.lora]
-
-    def loras_of(self, wildcards: Any) -> list[str]:
-        """Files of an external variant."""
-        return self._loras(wildcards.subject, wildcards.variant)
-
-    def _loras(self, subject: str, variant: str) -> list[str]:
-        return sorted(glob(self.subjects[subject].variants[variant].lora or "", recursive=True))
 
     def step_files(self, wildcards: Any) -> list[str]:
         """Where all LoRAs are listed that were trained or made by surgery."""
@@ -411,11 +397,6 @@ class Plan(PhasePlan):
 
     def previous_flag(self, wildcards: Any) -> str:
         return " ".join(f"--previous {path}" for path in self.previous_steps(wildcards))
-
-    def external_flag(self, wildcards: Any) -> str:
-        """`--loras` for the files of external variants, where there are any."""
-        files = [path for name in self.external(wildcards.subject) for path in self._loras(wildcards.subject, name)]
-        return f"--loras {shlex.join(files)}" if files else ""
 
     # ---- pages and the miniature ------------------------------------------------------------------------------------
 

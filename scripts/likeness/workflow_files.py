@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from functools import cached_property
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from likeness.config.subject import Subject
 from likeness.errors import UserError
 from likeness.photos.names import PhotoFile, list_photos, shard_of
 from likeness.photos.pairs import PairFiles, list_pairs
+from likeness.workflow_inputs import MISSING, Folders, UserFiles
 
 
 class ProjectFiles:
@@ -21,6 +23,7 @@ class ProjectFiles:
     def __init__(self, project: Project) -> None:
         self.project = project
         self.subjects: dict[str, Subject] = project.subjects
+        self.folders = Folders()
 
     @property
     def shards(self) -> list[int]:
@@ -34,15 +37,15 @@ class ProjectFiles:
         return self.subjects[subject].kind
 
     @cached_property
-    def photos(self) -> dict[str, dict[int, list[str]]]:
-        """Files of each subject's photos or pairs, by shard; an absent folder lists nothing and fails in its job."""
+    def photos(self) -> dict[str, dict[int, UserFiles]]:
+        """Photos or pairs, masks and pair tables of each subject, by shard; an absent folder lists nothing and fails in its job."""
         return {name: self._by_shard(name) for name in self.subjects}
 
-    def _by_shard(self, subject: str) -> dict[int, list[str]]:
-        shards: dict[int, list[str]] = {shard: [] for shard in self.shards}
+    def _by_shard(self, subject: str) -> dict[int, UserFiles]:
+        shards: dict[int, list[str]] = {shard: self.tables_of(subject) for shard in self.shards}
         for found in self._listed[subject]:
             shards[shard_of(found.id, self.project.shards)] += found.files
-        return {shard: sorted(set(files)) for shard, files in shards.items()}
+        return {shard: self.folders.sorted_out(files) for shard, files in shards.items()}
 
     @cached_property
     def _listed(self) -> dict[str, list[PhotoFile] | list[PairFiles]]:
@@ -52,17 +55,28 @@ class ProjectFiles:
             for name, subject in self.subjects.items()
         }
 
-    def pair_tables(self, wildcards: Any) -> list[str]:
-        """Pair tables of a subject: each shard reads its rows from them, and its job says which is not there."""
-        return [table for table in self.tables_of(wildcards.subject) if Path(table).exists()]
-
     def tables_of(self, subject: str) -> list[str]:
+        """Pair tables of a subject: each shard reads its rows from them, and its job says which is not there."""
         folders = self.subjects[subject].pairs
         return [str(Path(folder.path) / folder.table) for folder in folders if folder.table]
 
+    @cached_property
+    def class_photos(self) -> dict[str, UserFiles]:
+        """Photos of the class of each subject."""
+        return {
+            name: self.folders.sorted_out(photo.path for photo in list_photos(subject.regularisation.photos))
+            for name, subject in self.subjects.items()
+        }
+
     def regularisation_files(self, wildcards: Any) -> list[str]:
-        """Photos of the class of a subject."""
-        return [photo.path for photo in list_photos(self.subjects[wildcards.subject].regularisation.photos)]
+        return self.class_photos[wildcards.subject].inputs
+
+    def reference_files(self, subject: str) -> UserFiles:
+        """Photos that show who a subject is."""
+        return self.folders.sorted_out(self.subjects[subject].reference)
+
+    def references(self, wildcards: Any) -> list[str]:
+        return self.reference_files(wildcards.subject).inputs
 
     def regularisation_to_encode(self, wildcards: Any) -> list[str]:
         """The tables of pictures of the class, where a training of the phase reads them."""
@@ -86,14 +100,13 @@ class ProjectFiles:
         return " ".join(f"--ablation {shlex.quote(path)}" for path in self.targets_table(wildcards))
 
     def files_of_shard(self, wildcards: Any) -> list[str]:
-        """Photos, hand-made masks and pair tables of one shard."""
-        return self.photos[wildcards.subject][int(wildcards.shard)] + self.pair_tables(wildcards)
+        return self.photos[wildcards.subject][int(wildcards.shard)].inputs
 
     @cached_property
     def sidecars(self) -> dict[str, dict[str, str]]:
-        """Caption files beside each subject's photos or pairs, by name."""
+        """Caption files beside each subject's photos or pairs, by name; a link to nothing is none."""
         return {
-            name: {found.id: path for found in listed if (path := found.sidecar)}
+            name: {found.id: path for found in listed if (path := found.sidecar) and self.folders.has(path)}
             for name, listed in self._listed.items()
         }
 
@@ -108,9 +121,49 @@ class ProjectFiles:
     def _of_shard(self, by_name: dict[str, str], shard: int) -> dict[str, str]:
         return {name: text for name, text in by_name.items() if shard_of(name, self.project.shards) == shard}
 
-    def sidecars_of_shard(self, wildcards: Any) -> list[str]:
+    def sidecar_files(self, subject: str, shard: int) -> UserFiles:
         """Caption files beside the photos of one shard."""
-        return sorted(self._of_shard(self.sidecars[wildcards.subject], int(wildcards.shard)).values())
+        return self.folders.sorted_out(self._of_shard(self.sidecars[subject], shard).values())
+
+    def sidecars_of_shard(self, wildcards: Any) -> list[str]:
+        return self.sidecar_files(wildcards.subject, int(wildcards.shard)).inputs
+
+    def _own_files(self, wildcards: Any) -> list[str]:
+        """What a training reads of the user's, beside photos: the LoRA file that its phase starts from."""
+        file = self.subjects[wildcards.subject].phases[wildcards.phase].file
+        return [file] if file is not None else []
+
+    def initial_lora(self, wildcards: Any) -> list[str]:
+        """The LoRA file that a phase starts from, where it names one, so that other bytes in it start the training."""
+        return self.folders.sorted_out(self._own_files(wildcards)).inputs
+
+    def external(self, subject: str) -> list[str]:
+        """Variants that are finished LoRA files."""
+        return [name for name, variant in self.subjects[subject].variants.items() if variant.lora]
+
+    def loras_of(self, wildcards: Any) -> list[str]:
+        """Files of an external variant."""
+        return self._loras(wildcards.subject, wildcards.variant).inputs
+
+    def _loras(self, subject: str, variant: str) -> UserFiles:
+        return self.folders.sorted_out(glob(self.subjects[subject].variants[variant].lora or "", recursive=True))
+
+    def _loras_left_out(self) -> list[str]:
+        """Warnings about files of external variants that cannot be ranked."""
+        return [
+            f"{subject}: variants.{variant}.lora: {path} is left out. "
+            + ("It is a link to nothing." if state == MISSING else "Rename it without braces.")
+            for subject in self.subjects
+            for variant in self.external(subject)
+            for path, state in self._loras(subject, variant).others.items()
+        ]
+
+    def external_flag(self, wildcards: Any) -> str:
+        """`--loras` for the files of external variants, where there are any."""
+        files = [
+            path for name in self.external(wildcards.subject) for path in self._loras(wildcards.subject, name).inputs
+        ]
+        return f"--loras {shlex.join(files)}" if files else ""
 
     def index_of_shard(self, wildcards: Any) -> str:
         """The index table of one shard."""

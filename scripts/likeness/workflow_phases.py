@@ -29,13 +29,15 @@ class PhasePlan(ProjectFiles):
         super().__init__(project)
         self.checkpoints: Any = None
 
-    def params(self, settings: Any, script: str, *packages: str, unread: Unread | None = None) -> str:
+    def params(self, settings: Any, script: str, *packages: str, unread: Unread | None = None, **beside: Any) -> str:
         """Settings and code of a rule as one canonical JSON string.
 
-        `unread` names the settings that its program never looks at, so that they start nothing.
+        `unread` names the settings that its program never looks at, so that they start nothing. What stands `beside` them
+        starts the job too, and is left out where it is empty.
         """
         values = settings.model_dump(mode="json", exclude=unread) if hasattr(settings, "model_dump") else settings
-        return as_argument(canonical_json({"settings": values, "code": code_digest(script, *packages)}))
+        more = {name: value for name, value in beside.items() if value}
+        return as_argument(canonical_json({"settings": values, "code": code_digest(script, *packages), **more}))
 
     # ---- the decision ----------------------------------------------------------------------------------------------
 

@@ -137,6 +137,12 @@ def test_reference_without_a_face_is_an_error(photos, toy_settings, tmp_path):
         merge_faces([], settings, Store(tmp_path / "store"))
 
 
+def test_all_absent_references_are_named_at_once(photos, toy_settings, tmp_path):
+    settings = FaceMerge(faces=toy_settings, kind="photos", references=("no/a.png", photos[0].path, "no/b.png"))
+    with pytest.raises(UserError, match=r"^reference: there is no no/a\.png, no no/b\.png\. "):
+        merge_faces([], settings, Store(tmp_path / "store"))
+
+
 def test_crop_names():
     rows = [
         {"id": "a", "role": "photo", "face": 0, "crop_sha256": "x"},

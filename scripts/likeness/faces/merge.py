@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,10 +27,21 @@ def merge_faces(rows: list[dict[str, Any]], settings: FaceMerge, store: Store) -
         return first_faces_are_subjects(rows), 0
     runner, references = None, []
     if settings.references:
+        check_references(settings.references)
         runner = FaceStageRunner(settings.faces, store, settings.offline, threads=1)
         references = [_reference_embedding(runner, image) for image in reference_images(settings.references)]
     merged = choose_subjects(rows, np.array(references) if references else None, settings.faces.min_identity)
     return merged, runner.models_loaded if runner else 0
+
+
+def check_references(paths: Sequence[str]) -> None:
+    """Raise one UserError that names every reference photo that is not there."""
+    gone = [path for path in paths if not Path(path).is_file()]
+    if gone:
+        raise UserError(
+            f"reference: there is no {', no '.join(gone)}. Paths are relative to the working directory; mend the key, or "
+            "put the photo there."
+        )
 
 
 def crop_files(rows: list[dict[str, Any]]) -> dict[str, str]:

@@ -81,7 +81,7 @@ class Changes:
         """Photos, masks and caption texts that came or went, by comparing all shards of a subject at once."""
         for name in self.plan.subjects:
             kind = self.plan.kind(name)
-            listed = {path for files in self.plan.photos[name].values() for path in files}
+            listed = {path for files in self.plan.photos[name].values() for path in files.inputs}
             yield from self._came_and_went(name, f"index_{kind}", kind[:-1], listed)
             yield from self._came_and_went(
                 name, "write_captions", "caption text", set(self.plan.sidecars[name].values())
