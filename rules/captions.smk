@@ -38,6 +38,7 @@ rule merge_captions:
         tables=expand(
             "results/{{subject}}/shards/captions/{shard}.parquet", shard=plan.shards
         ),
+        images=plan.index_of_shards,
     output:
         "results/{subject}/captions.parquet",
     log:
@@ -57,6 +58,6 @@ rule merge_captions:
     shell:
         'python "$LIKENESS/merge_captions.py" '
         "--settings {params.stage:q} "
-        "--tables {input.tables} "
+        "--tables {input.tables} --images {input.images} "
         "--csv results/{wildcards.subject}/captions.csv --output {output} "
         "> {log} 2>&1"

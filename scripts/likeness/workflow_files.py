@@ -8,7 +8,7 @@ from glob import glob
 from pathlib import Path
 from typing import Any
 
-from likeness.captions.edits import read_edits
+from likeness.captions.contents import edits_of
 from likeness.config.project import Project
 from likeness.config.subject import Subject
 from likeness.errors import UserError
@@ -112,10 +112,9 @@ class ProjectFiles:
 
     @cached_property
     def edits(self) -> dict[str, dict[str, str]]:
-        """Captions that a hand changed in each subject's captions.csv, by name."""
+        """Captions that a hand changed in each subject's captions.csv, by the name of the photo or pair that takes them."""
         return {
-            name: read_edits(Path("results") / name / "captions.csv", {found.id for found in listed})
-            for name, listed in self._listed.items()
+            name: edits_of(Path("results") / name / "captions.csv", listed) for name, listed in self._listed.items()
         }
 
     def _of_shard(self, by_name: dict[str, str], shard: int) -> dict[str, str]:
@@ -172,6 +171,10 @@ class ProjectFiles:
     def index_of_subject(self, wildcards: Any) -> str:
         """The merged index table of one subject."""
         return f"results/{wildcards.subject}/{self.kind(wildcards.subject)}.parquet"
+
+    def index_of_shards(self, wildcards: Any) -> list[str]:
+        """The index tables of all shards."""
+        return self.shard_tables(wildcards.subject, self.kind(wildcards.subject))
 
     def shard_tables(self, subject: str, stage: str) -> list[str]:
         return [f"results/{subject}/shards/{stage}/{shard}.parquet" for shard in self.shards]

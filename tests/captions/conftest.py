@@ -35,6 +35,7 @@ def write_photo(path: Path, number: int, size: tuple[int, int] = (48, 32)) -> di
         "repeats": 1,
         "mask_path": None,
         "sha256": sha256_of_file(path),
+        "size_bytes": path.stat().st_size,
         "width_px": size[0],
         "height_px": size[1],
         "status": "ok",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from likeness.captions.edits import Line, next_lines, read_edits, read_lines, write_lines
+from likeness.captions.edits import Line, next_lines, read_lines, write_lines
 from likeness.config.load import load_project
 from likeness.errors import UserError
 from likeness.workflow_files import ProjectFiles
+
+
+def read_edits(path: Path, known: Collection[str] = ()) -> dict[str, str]:
+    return {name: line.caption for name, line in read_lines(path, known).items() if line.is_edit}
 
 
 def row(name: str, caption: str, by: str = "endpoint", status: str = "ok") -> dict[str, Any]:
@@ -21,7 +26,7 @@ def row(name: str, caption: str, by: str = "endpoint", status: str = "ok") -> di
 
 
 def turn(path: Path, rows: list[dict[str, Any]]) -> dict[str, Line]:
-    write_lines(path, next_lines(rows, read_lines(path)))
+    write_lines(path, next_lines(rows, read_lines(path), {}))
     return read_lines(path)
 
 
@@ -71,7 +76,7 @@ def test_a_sidecar_over_an_edit_is_said(tmp_path: Path) -> None:
     path = tmp_path / "captions.csv"
     turn(path, [row("a", "j4ne, a")])
     change(path, "a", "edit")
-    write_lines(path, next_lines([row("a", "j4ne, from the sidecar", "sidecar")], read_lines(path)))
+    write_lines(path, next_lines([row("a", "j4ne, from the sidecar", "sidecar")], read_lines(path), {}))
     assert read_edits(path) == {"a": "edit"}
     assert "text file beside the image wins" in path.read_text()
 
@@ -122,7 +127,7 @@ def test_the_file_says_that_it_is_utf8(tmp_path: Path) -> None:
     """Excel reads a file without a mark in the system's code page, and would write that back."""
     path = tmp_path / "captions.csv"
     turn(path, [row("a", "j4ne, at a café")])
-    assert path.read_bytes().startswith(b"\xef\xbb\xbf" + b"id,caption,written,status,reason,key\n")
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf" + b"id,caption,written,status,reason,key,content\n")
     assert read_lines(path)["a"].caption == "j4ne, at a café"
 
 
@@ -179,7 +184,7 @@ def test_numbers_find_their_photo_without_a_key_and_the_merge_writes_the_names_a
     known = [one["id"] for one in rows]
     assert read_edits(path, known) == edits
     by_hand = [one | {"caption_by": "captions.csv"} if one["id"] in edits else one for one in rows]
-    write_lines(path, next_lines(by_hand, read_lines(path, known)))
+    write_lines(path, next_lines(by_hand, read_lines(path, known), {}))
     assert list(read_lines(path)) == sorted(known)
     assert read_edits(path) == edits
 

@@ -14,8 +14,10 @@ import pytest
 from tests.captions.conftest import measured, stage_of, write_photo
 from tests.captions.stub import Reply, StubServer, good
 
-from likeness.captions.edits import read_edits
+from likeness.captions.contents import edits_of
 from likeness.config.captions import CaptionStage
+from likeness.config.photos import PhotoFolder
+from likeness.photos.names import list_photos
 from likeness.store import canonical_json, sha256_of_file
 from likeness.tables import CAPTIONS, PHOTOS, QUALITY, read_rows, read_table, write_table
 
@@ -46,12 +48,14 @@ class Project:
         return self.call("write_captions.py", stage, *flags.split(), **more)
 
     def merge(self, stage: CaptionStage) -> subprocess.CompletedProcess[str]:
-        flags = "--tables captions/0.parquet captions/1.parquet --csv captions.csv --output captions.parquet"
+        flags = "--tables captions/0.parquet captions/1.parquet --images photos/0.parquet photos/1.parquet"
+        flags += " --csv captions.csv --output captions.parquet"
         return self.call("merge_captions.py", stage, *flags.split())
 
     def run(self, **settings: Any) -> list[str]:
         """Both shards and the merge with the edits that captions.csv holds; returns what was printed."""
-        stage = stage_of(edits=read_edits(self.folder / "captions.csv"), **settings)
+        found = list_photos([PhotoFolder(path=str(self.folder / "photos"))])
+        stage = stage_of(edits=edits_of(self.folder / "captions.csv", found), **settings)
         done = [self.write(stage, 0), self.write(stage, 1), self.merge(stage)]
         assert [one.returncode for one in done] == [0, 0, 0], [one.stderr for one in done]
         return [one.stdout.strip() for one in done]

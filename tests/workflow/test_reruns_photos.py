@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from PIL import Image, ImageFilter
 from tests.workflow.conftest import draw_photos
 from tests.workflow.project import Project, Run, copy_house
 from tests.workflow.table import (
+    CAPTIONS_CSV,
     PAGES,
     Edit,
     Scene,
@@ -22,6 +25,7 @@ from tests.workflow.table import (
     encoding,
     follow,
     nothing,
+    read_captions,
     revert,
     scores,
     training,
@@ -61,6 +65,16 @@ def other_lora(scene: Scene, run: Run) -> None:
     assert lora_of(scene.project) != before
     archived = scene.project.folder / "results" / "robin" / "lora" / "archive" / before[:12] / "robin.safetensors"
     assert sha256_of_file(archived) == before
+
+
+def edit_is_kept_by(name: str) -> Callable[[Scene, Run], None]:
+    """The edited caption stands in this photo's line of captions.csv."""
+
+    def check(scene: Scene, run: Run) -> None:
+        line = read_captions(scene.project.folder / CAPTIONS_CSV)[name]
+        assert line["caption"] == line["written"] + ", waving with one hand"
+
+    return check
 
 
 def touch_everything(scene: Scene) -> None:
@@ -152,6 +166,22 @@ TABLE = {
         Step(write_sidecar("kept", as_before=False), CAPTIONS),
         Step(write_sidecar("kept", as_before=True), {*CAPTIONS, *TRAINING}, then=same_lora_soon),
         Step(nothing),
+    ],
+    "a selected photo whose caption was edited, renamed, copied and given a film beside it": [
+        Step(
+            edit_caption("kept", ", waving with one hand"),
+            {*CAPTIONS, *TRAINING},
+            {"embeddings": 1, "training-steps": 4, **NEW_CHECKPOINTS},
+            {"encode_samples": 1, "train_lora": 1, **DRAWING},
+        ),
+        Step(lambda scene: scene.photo("kept").rename(scene.photo("renamed")), curation("robin", "kept", "renamed")),
+        Step(nothing),
+        Step(lambda scene: shutil.copy(scene.photo("renamed"), scene.photo("aaa")), curation("robin", "aaa")),
+        Step(
+            lambda scene: scene.photo("renamed").with_suffix(".MOV").write_bytes(b"a film"),
+            curation("robin", "renamed", "renamed-png", "renamed-mov"),
+        ),
+        Step(nothing, then=edit_is_kept_by("renamed-png")),
     ],
 }
 

@@ -3,6 +3,7 @@
 `written` is what the pipeline itself says and `caption` what stands; where they differ a hand was at work. An edited
 line keeps the `written` that it had, so that putting it back into `caption` brings the pipeline's own words back from
 the store. `key` is the name as text: spreadsheets make 1 of the id 001, and dates of others, when they save the file.
+`content` names the photo's bytes, by which an edit finds a renamed one (`contents`).
 Light imports only: Snakemake reads edits while it parses.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from functools import cached_property
@@ -22,7 +23,7 @@ from likeness.photos.names import slug
 from likeness.photos.spreadsheets import delimiter_of
 from likeness.store import write_atomically
 
-COLUMNS = ("id", "caption", "written", "status", "reason", "key")
+COLUMNS = ("id", "caption", "written", "status", "reason", "key", "content")
 NEEDED = frozenset({"id", "caption", "written"})
 KEY_MARK = "#"
 NUMBER = re.compile(r"\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
@@ -30,10 +31,11 @@ NUMBER = re.compile(r"\d+(?:[.,]\d+)?(?:[eE][+-]?\d+)?", re.ASCII)
 
 @dataclass(frozen=True)
 class Line:
-    """What one line of captions.csv says: the caption that stands, and the pipeline's own."""
+    """What one line of captions.csv says: the caption that stands, and the pipeline's own; `content` names the photo's bytes."""
 
     caption: str
     written: str
+    content: str = ""
 
     @property
     def is_edit(self) -> bool:
@@ -98,7 +100,7 @@ def read_lines(path: Path, known: Collection[str] = ()) -> dict[str, Line]:
     names = Names(known, {row["id"] for _, row in rows})
     lines: dict[str, Line] = {}
     for number, row in rows:
-        line = Line(one_line(row["caption"]), one_line(row["written"]))
+        line = Line(one_line(row["caption"]), one_line(row["written"]), one_line(row.get("content")))
         meant = names.of_line(row["id"], row["key"])
         if len(meant) != 1:
             if not line.is_edit:
@@ -146,23 +148,19 @@ def read_rows(path: Path) -> list[tuple[int, dict[str, str]]]:
     return rows
 
 
-def read_edits(path: Path, known: Collection[str] = ()) -> dict[str, str]:
-    """Captions that a hand changed, by name; raises UserError as `read_lines` does."""
-    return {name: line.caption for name, line in read_lines(path, known).items() if line.is_edit}
-
-
 def one_line(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-def next_lines(rows: Iterable[Mapping[str, str]], before: Mapping[str, Line]) -> list[dict[str, str]]:
-    """Lines of the next captions.csv from rows of the CAPTIONS table and the lines that stand now.
+def next_lines(
+    rows: Sequence[Mapping[str, str]], before: Mapping[str, Line], loans: Mapping[str, str]
+) -> list[dict[str, str]]:
+    """Lines of the next captions.csv from rows of the CAPTIONS table and the lines that stand now (`contents.settled`).
 
     An edit stays as the hand typed it, also where a sidecar wins over it or where its photo is gone; both are said in
-    its status or reason.
+    its status or reason, and so is a caption that is edited in another line (`loans`: name → that line's).
     """
     lines = []
-    rows = list(rows)
     for row in rows:
         line = {"id": row["id"], "status": row["status"], "reason": row["reason"]}
         old = before.get(row["id"], Line("", ""))
@@ -175,14 +173,19 @@ def next_lines(rows: Iterable[Mapping[str, str]], before: Mapping[str, Line]) ->
                 if row["caption_by"] == "sidecar"
                 else "edited while captions were written; the next run reads it"
             )
-        lines.append(line | {"caption": caption, "written": written})
+        elif edited and row["id"] in loans:
+            caption = written
+            line["reason"] = f"the same file as {loans[row['id']]}, whose edited caption counts here too"
+        lines.append(line | {"caption": caption, "written": written, "content": old.content})
     known = {row["id"] for row in rows}
+    absent = {
+        "status": "absent",
+        "reason": "kept, but there is no usable photo or pair of this name, or of the same bytes",
+    }
     for name, line in before.items():
         if line.is_edit and name not in known:
-            reason = "kept, but there is no usable photo or pair of this name"
-            lines.append(
-                {"id": name, "caption": line.caption, "written": line.written, "status": "absent", "reason": reason}
-            )
+            kept = {"id": name, "caption": line.caption, "written": line.written, "content": line.content}
+            lines.append(kept | absent)
     return lines
 
 

@@ -46,6 +46,11 @@ class PhotoFile:
         return [file for file in (self.path, self.mask_path) if file]
 
     @property
+    def images(self) -> list[str]:
+        """The files whose bytes it consists of."""
+        return [self.path]
+
+    @property
     def sidecar(self) -> str | None:
         return self.sidecar_path
 

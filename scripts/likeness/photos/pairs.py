@@ -54,6 +54,11 @@ class PairFiles:
         return [file for file in (*self.paths.values(), self.stray, self.mask_path) if file]
 
     @property
+    def images(self) -> list[str]:
+        """The files whose bytes it consists of: source, references, target."""
+        return list(self.paths.values())
+
+    @property
     def sidecar(self) -> str | None:
         return self.caption_path
 
