@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from likeness.config.captions import CaptionStage
-from likeness.program import as_about, parser_for, read_settings, run, set_threads
+from likeness.errors import UserError
+from likeness.program import argument_text, as_about, parser_for, read_settings, run, set_threads
 from likeness.store import Work
 
 
@@ -17,6 +19,8 @@ def main() -> Work:
     parser.add_argument("--output", required=True, type=Path, help="captions table to write")
     args = parser.parse_args()
     stage = read_settings(args.settings, CaptionStage)
+    if complaint := json.loads(argument_text(args.settings)).get("unread_edits"):
+        raise UserError(complaint)
     set_threads(stage.cpu_threads)
 
     from likeness.captions.write import VERSION, CaptionWriter

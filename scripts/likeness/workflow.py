@@ -186,7 +186,8 @@ class Plan(PhasePlan):
         texts = {"sidecars": self.sidecars[name], "edits": self.edits[name]}
         by_hand = {kind: self._of_shard(found, shard) for kind, found in texts.items()}
         stage = self._caption_slice(name, by_hand)
-        return self.params(stage, "write_captions", "captions", files=self.sidecar_files(name, shard).others)
+        beside = {"files": self.sidecar_files(name, shard).others, "unread_edits": self.unread_edits[name]}
+        return self.params(stage, "write_captions", "captions", **beside)
 
     def merge_captions(self, wildcards: Any) -> str:
         return self.params(self._caption_slice(wildcards.subject, {}), "merge_captions")

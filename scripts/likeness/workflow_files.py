@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from functools import cached_property
 from glob import glob
 from pathlib import Path
@@ -110,11 +111,23 @@ class ProjectFiles:
             for name, listed in self._listed.items()
         }
 
-    @cached_property
+    @property
     def edits(self) -> dict[str, dict[str, str]]:
-        """Captions that a hand changed in each subject's captions.csv, by the name of the photo or pair that takes them."""
+        """Captions that a hand changed in each subject's captions.csv, by the name of the photo or pair that takes them.
+
+        None where the file cannot be read.
+        """
+        return {name: found for name, (found, _) in self._edits.items()}
+
+    @property
+    def unread_edits(self) -> dict[str, str]:
+        """What is wrong with each subject's captions.csv, for its jobs to say; empty where it is read."""
+        return {name: complaint for name, (_, complaint) in self._edits.items()}
+
+    @cached_property
+    def _edits(self) -> dict[str, tuple[dict[str, str], str]]:
         return {
-            name: edits_of(Path("results") / name / "captions.csv", listed) for name, listed in self._listed.items()
+            name: listed_edits(Path("results") / name / "captions.csv", listed) for name, listed in self._listed.items()
         }
 
     def _of_shard(self, by_name: dict[str, str], shard: int) -> dict[str, str]:
@@ -186,3 +199,13 @@ def listed_pairs(subject: Subject) -> list[PairFiles]:
         return list_pairs(subject.pairs)
     except UserError:
         return []
+
+
+def listed_edits(path: Path, listed: Sequence[PhotoFile] | Sequence[PairFiles]) -> tuple[dict[str, str], str]:
+    """Edited captions by name, or none and what is wrong with the file, which stops no other subject."""
+    try:
+        return edits_of(path, listed), ""
+    except UserError as error:
+        return {}, str(error)
+    except OSError as error:
+        return {}, f"{error.filename or path}: cannot be read ({error.strerror}). Allow reading, or put the file there."

@@ -175,6 +175,30 @@ def test_the_workflow_knows_the_photos_that_edits_are_for(tmp_path: Path, monkey
     assert ProjectFiles(load_project(tmp_path).project).edits == {"robin": {"001": "mine"}}
 
 
+def test_a_file_that_cannot_be_read_keeps_its_complaint_to_its_subject(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("robin", "wren", "owl"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "001.jpg").touch()
+        (tmp_path / "results" / name).mkdir(parents=True)
+    subjects = ", ".join(
+        f"{name}: {{recipe: character, trigger: r0bin, photos: data/{name}, captions: {{backend: facts}}}}"
+        for name in ("robin", "wren", "owl")
+    )
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").write_text(f"subjects: {{{subjects}}}\n")
+    (tmp_path / "results/robin/captions.csv").write_text("id,caption,written\n001,mine,r0bin\n")
+    (tmp_path / "results/wren/captions.csv").write_bytes(b"id,caption,written\n001,\xff\xfe,wr3n\n")
+    (tmp_path / "results/owl/captions.csv").mkdir()
+    monkeypatch.chdir(tmp_path)
+    files = ProjectFiles(load_project(tmp_path).project)
+    assert files.edits == {"robin": {"001": "mine"}, "wren": {}, "owl": {}}
+    assert files.unread_edits["robin"] == ""
+    assert files.unread_edits["wren"].startswith("results/wren/captions.csv, line 2: not UTF-8 text.")
+    assert files.unread_edits["owl"].startswith("results/owl/captions.csv: cannot be read (Is a directory).")
+
+
 def test_numbers_find_their_photo_without_a_key_and_the_merge_writes_the_names_again(tmp_path: Path) -> None:
     path = tmp_path / "captions.csv"
     rows = [row(name, f"j4ne, {name}") for name in ("001", "0012", "1e5", "plain")]

@@ -156,3 +156,19 @@ def test_an_absent_reference_fails_in_the_merge_of_its_subject_alone(project: Pr
     run = project.run("--keep-going", faces)
     assert run.code != 0 and run.jobs == {"merge_faces/robin"}
     assert "there is no data/robin {ref}.png" in project.log("merge_faces/robin")
+
+
+def test_an_unreadable_captions_csv_fails_in_its_subjects_jobs_alone(pair: Project) -> None:
+    edited = pair.folder / "results" / "wren" / "captions.csv"
+    before = edited.read_bytes()
+    edited.write_bytes(b"id,caption,written\nphoto-01,\xff\xfe,x\n")
+    assert pair.succeed("robin").jobs == set()
+    run = pair.run("--keep-going", "--retries", "0")
+    assert run.code != 0 and run.jobs == {"write_captions/wren/0", "write_captions/wren/1"}
+    for shard in "01":
+        log = pair.log(f"write_captions/wren/{shard}")
+        assert "error: results/wren/captions.csv, line 2: not UTF-8 text." in log and "Traceback" not in log
+    edited.write_bytes(before)
+    healed = pair.succeed("wren")
+    assert {"write_captions/wren/0", "write_captions/wren/1", "merge_captions/wren"} <= healed.jobs
+    assert healed.computed == {} and "train_lora" not in {job.partition("/")[0] for job in healed.jobs}
