@@ -177,6 +177,17 @@ class ProjectFiles:
         ]
         return f"--loras {shlex.join(files)}" if files else ""
 
+    def user_files(self, subject: str) -> dict[str, set[str]]:
+        """Files of the user that are there, by the rule that reads them; those that a key names alone are no listing."""
+        drawers = [self._loras(subject, name).there for name in self.external(subject)]
+        return {
+            f"index_{self.kind(subject)}": set().union(*(files.there for files in self.photos[subject].values())),
+            "write_captions": set(self.sidecars[subject].values()),
+            "merge_faces": self.reference_files(subject).there,
+            "index_regularisation": self.class_photos[subject].there,
+            "score_files": set().union(*drawers),
+        }
+
     def index_of_shard(self, wildcards: Any) -> str:
         """The index table of one shard."""
         return f"results/{wildcards.subject}/shards/{self.kind(wildcards.subject)}/{wildcards.shard}.parquet"

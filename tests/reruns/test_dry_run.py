@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from likeness.program import as_argument
-from likeness.reruns.dry_run import job_of_output, parse_jobs
+from likeness.reruns.dry_run import job_of_output, parse_jobs, split_names
 
 SETTINGS = {"code": "abc", "settings": {"text": "it's; Code has changed since last execution", "rank": 8}}
 QUOTED = json.dumps(SETTINGS).replace("'", "'\"'\"'")
@@ -60,3 +60,19 @@ def test_long_settings_are_read_from_their_file(tmp_path: Path, monkeypatch: pyt
     job = parse_jobs(TEXT.replace(f"'{QUOTED}'", argument))[0]
     assert job.settings == long
     assert as_argument('{"code":"abc"}') == '{"code":"abc"}'
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("a, b", ["a", "b"]),
+        ("x 1, copy.jpg", ["x 1, copy.jpg"]),
+        ("a, x 1, copy.jpg, b, x 1", ["a", "x 1, copy.jpg", "b", "x 1"]),
+        ("x 1, y", ["x 1", "y"]),
+        ("p, q, r, p, q, s", ["p, q, r", "p, q", "s"]),
+        ("", []),
+    ],
+)
+def test_names_with_commas_stay_whole_where_they_are_known(text: str, names: list[str]) -> None:
+    assert split_names(text, {"x 1", "x 1, copy.jpg", "p, q", "p, q, r"}) == names
+    assert split_names(text) == [name for name in text.split(", ") if name]

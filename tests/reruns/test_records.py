@@ -6,6 +6,8 @@ import base64
 import json
 from pathlib import Path
 
+import pytest
+
 from likeness.reruns.records import read_records, seconds_of
 
 
@@ -39,3 +41,22 @@ def test_times_come_from_the_last_line_of_the_benchmark_file(tmp_path: Path) -> 
     (tmp_path / "train_lora" / "jane.tsv").write_text("s\th:m:s\n1.5\t0:00:01\n2.5\t0:00:02\n")
     assert seconds_of("train_lora/jane", tmp_path) == 2.5
     assert seconds_of("train_lora/joe", tmp_path) is None
+
+
+@pytest.mark.parametrize(
+    ("last", "seconds"),
+    [
+        ("work: training-steps 0 computed, 4 reused; models loaded 0", None),
+        ("work: latents 0 computed, 4 reused; embeddings 1 computed, 3 reused; models loaded 1", 2.5),
+        ("work: latents 0 computed, 0 reused; models loaded 0", 2.5),
+        ("work: no items; models loaded 0", 2.5),
+        ("work: faces 0 computed, 4 reused; models loaded 0\nerror: the disk is full", 2.5),
+        ("", 2.5),
+    ],
+)
+def test_a_run_that_found_everything_in_the_store_says_nothing_of_the_next(
+    tmp_path: Path, last: str, seconds: float | None
+) -> None:
+    for ending, text in ((".tsv", "s\n2.5\n"), (".log", f"some words: 1 computed, 2 reused\n{last}\n")):
+        (tmp_path / f"job{ending}").write_text(text)
+    assert seconds_of("job", tmp_path, tmp_path) == seconds

@@ -14,10 +14,20 @@ from likeness.code import SCRIPTS, files_of_program
 from likeness.reruns.dry_run import PlannedJob
 from likeness.reruns.records import Record
 from likeness.store import canonical_json, sha256_of_file
-from likeness.workflow import Plan
+from likeness.workflow import MODELS, Plan
+from likeness.workflow_inputs import MISSING
 
 PAGES = ("write_config", "write_curation", "write_report")
 """Rules whose settings are a subject's whole configuration, under the names that the user writes."""
+KINDS = {
+    "write_captions": "caption text",
+    "merge_faces": "reference photo",
+    "index_regularisation": "picture of the class",
+    "score_files": "LoRA file",
+    "train_lora": "LoRA file",
+}
+"""What the user's files are to the rules that read them; those of the index are told apart by their folders."""
+MADE = ("results/", f"{MODELS}/")
 OF_ALL_SUBJECTS = ("offline", "cpu_threads")
 PROGRAM = re.compile(r"\$LIKENESS/(\w+)\.py")
 MOST_NAMED = 5
@@ -62,51 +72,51 @@ class Changes:
         """Inputs that were there before and hold other bytes now; what is new is told by the listings."""
         for job in self.jobs:
             noted = {path for record in self._records[job.name] for path in record.inputs}
-            for path in (path for path in job.files("edited") if path in noted):
-                yield f"{job.subject}: {self._kind_of(job, path)} {path} was edited"
+            edited = [path for path in job.files("edited", noted) if path in noted]
+            for before in self._settings_before(job):
+                edited += other_states(before.get("files", {}), (job.settings or {}).get("files", {}))
+            for path in edited:
+                yield f"{job.subject}: {self._kind_of(job.rule, job.subject, path)} {path} was edited"
 
-    def _kind_of(self, job: PlannedJob, path: str) -> str:
-        """What a file is to the job that reads it."""
-        if job.rule == "write_captions" and not path.startswith("results/"):
-            return "caption text"
-        if job.rule == "merge_faces" and not path.startswith("results/"):
-            return "reference photo"
-        if job.rule in ("index_photos", "index_pairs"):
-            subject = self.plan.subjects.get(job.subject)
-            masks = [folder.masks for folder in (*subject.photos, *subject.pairs) if folder.masks] if subject else []
+    def _kind_of(self, rule: str, subject: str, path: str) -> str:
+        """What a file is to the rule that reads it."""
+        if path.startswith(MADE) or subject not in self.plan.subjects:
+            return "file"
+        if path in self.plan.tables_of(subject):
+            return "pair table"
+        if rule in ("index_photos", "index_pairs"):
+            folders = (*self.plan.subjects[subject].photos, *self.plan.subjects[subject].pairs)
+            masks = [folder.masks for folder in folders if folder.masks]
             return "mask" if any(Path(path).is_relative_to(folder) for folder in masks) else "photo"
-        return "file"
+        return KINDS.get(rule, "file")
 
     def _listings(self) -> Iterator[str]:
-        """Photos, masks and caption texts that came or went, by comparing all shards of a subject at once."""
+        """Files of the user that came or went, by comparing all jobs of a rule and subject at once."""
         for name in self.plan.subjects:
-            kind = self.plan.kind(name)
-            listed = {path for files in self.plan.photos[name].values() for path in files.inputs}
-            yield from self._came_and_went(name, f"index_{kind}", kind[:-1], listed)
-            yield from self._came_and_went(
-                name, "write_captions", "caption text", set(self.plan.sidecars[name].values())
-            )
+            for rule, listed in self.plan.user_files(name).items():
+                yield from self._came_and_went(name, rule, {path for path in listed if not path.startswith(MADE)})
 
-    def _came_and_went(self, subject: str, rule: str, what: str, listed: set[str]) -> Iterator[str]:
-        """Inputs of a rule that are listed now and were not, or were and are not; equal bytes mean a new name."""
-        records = [one for key, found in self._records.items() if key.startswith(f"{rule}/{subject}/") for one in found]
+    def _came_and_went(self, subject: str, rule: str, listed: set[str]) -> Iterator[str]:
+        """Files of a rule that are listed now and were not, or were and are not; equal bytes mean a new name."""
+        records = [
+            one for key, found in self._records.items() if f"{key}/".startswith(f"{rule}/{subject}/") for one in found
+        ]
         if not records:
             return
-        results = ("results/", "models/")
-        tables = set(self.plan.tables_of(subject))
-        noted = {path for one in records for path in one.inputs if not path.startswith(results)} - tables
         hashes = {path: sha for one in records for path, sha in one.checksums.items()}
+        noted = {path for one in records for path in one.files if not path.startswith(MADE)}
         gone = {path: hashes.get(path) for path in sorted(noted - listed)}
         by_hash = {sha: path for path, sha in gone.items() if sha}
         for path in sorted(listed - noted):
+            what = f"{subject}: {self._kind_of(rule, subject, path)}"
             sha = f"sha256:{sha256_of_file(Path(path))}" if by_hash and Path(path).is_file() else None
             before = by_hash.pop(sha, None) if sha else None
             if before is not None:
                 del gone[before]
-                yield f"{subject}: {what} {before} was renamed to {path}"
+                yield f"{what} {before} was renamed to {path}"
             else:
-                yield f"{subject}: {what} {path} was added"
-        yield from (f"{subject}: {what} {path} was removed" for path in gone)
+                yield f"{what} {path} was added"
+        yield from (f"{subject}: {self._kind_of(rule, subject, path)} {path} was removed" for path in gone)
 
     def with_other_settings(self) -> set[str]:
         """Names of jobs whose settings or code differ: Snakemake does not say so where an input is a reason already."""
@@ -132,6 +142,9 @@ class Changes:
         return noted[:1] if job.settings else []
 
     def _captions(self) -> Iterator[str]:
+        for job in self.jobs:
+            if complaint := (job.settings or {}).get("unread_edits"):
+                yield f"{job.subject}: {complaint}"
         for job, setting in self._differing:
             if job.rule == "write_captions" and setting.path[0] == "edits" and len(setting.path) > 1:
                 where = f"{job.subject}: captions.csv, line {setting.path[1]}"
@@ -182,6 +195,15 @@ class Changes:
         if missing:
             verb = "result is" if len(missing) == 1 else "results are"
             yield f"{len(missing)} {verb} not there (never made, unfinished, or deleted): {some_of(missing)}"
+
+
+def other_states(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Files that can be no inputs, were there before and are there now, and differ."""
+    return [
+        path
+        for path, state in before.items()
+        if path in now and MISSING not in (state, now[path]) and state != now[path]
+    ]
 
 
 def differences(before: Any, now: Any, path: tuple[str, ...] = ()) -> Iterator[Setting]:

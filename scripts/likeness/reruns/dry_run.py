@@ -8,7 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -28,6 +28,7 @@ FILES |= {"renewed": "Input files updated by another job: "}
 FACTS = {"listing": "Set of input files has changed since last execution"}
 FACTS |= {"command": "Code has changed since last execution", "settings": "Params have changed since last execution"}
 FACTS |= {"environment": "Software environment definition has changed since last execution"}
+COMMA = ", "
 NEXT_REASON = "|".join(re.escape(phrase) for phrase in (*FILES.values(), *FACTS.values()))
 
 
@@ -54,11 +55,14 @@ class PlannedJob:
         """The second part of the name; for a rule over all subjects nothing."""
         return self.name.split("/")[1] if "/" in self.name else ""
 
-    def files(self, kind: str) -> list[str]:
-        """Files that the reason names: missing or incomplete outputs, inputs edited by a hand or renewed by a job."""
+    def files(self, kind: str, known: Collection[str] = ()) -> list[str]:
+        """Files that the reason names: missing or incomplete outputs, inputs edited by a hand or renewed by a job.
+
+        Snakemake puts a comma between them, which names of photos may hold as well: `known` names stay whole.
+        """
         pattern = rf"(?:^|; ){re.escape(FILES[kind])}(.*?)(?=; (?:{NEXT_REASON})|$)"
         found = re.search(pattern, self.reason)
-        return [name for name in found[1].split(", ") if name] if found else []
+        return split_names(found[1], known) if found else []
 
     def has(self, fact: str) -> bool:
         return re.search(rf"(?:^|; ){re.escape(FACTS[fact])}", self.reason) is not None
@@ -80,6 +84,20 @@ class PlannedJob:
 def parse_jobs(text: str) -> list[PlannedJob]:
     """Jobs in the output of `snakemake -n -p`, in its order; targets, which run nothing, are left out."""
     return [PlannedJob(**found.groupdict()) for found in JOB.finditer(text)]
+
+
+def split_names(text: str, known: Collection[str] = ()) -> list[str]:
+    """Names from a list with commas between them; where several ways to read it are open, the longest known name is meant."""
+    parts = text.split(COMMA)
+    most = 1 + max((name.count(COMMA) for name in known), default=0)
+    names: list[str] = []
+    place = 0
+    while place < len(parts):
+        ends = range(min(place + most, len(parts)), place + 1, -1)
+        end = next((end for end in ends if COMMA.join(parts[place:end]) in known), place + 1)
+        names.append(COMMA.join(parts[place:end]))
+        place = end
+    return [name for name in names if name]
 
 
 def dry_run(targets: Sequence[str] = ()) -> list[PlannedJob]:

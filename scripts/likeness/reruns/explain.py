@@ -43,6 +43,7 @@ def explain_run(plan: Plan, targets: Sequence[str] = ()) -> str:
     lines += [
         "",
         "Times are those of the last run of each job, one after the other; what the store holds is not computed again.",
+        "No time is known of jobs that never ran, or that took everything from the store when they ran last.",
     ]
     return "\n".join(lines)
 

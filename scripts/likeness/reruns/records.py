@@ -10,16 +10,19 @@ import ast
 import base64
 import csv
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from likeness.program import argument_text
+from likeness.workflow_inputs import UserFiles
 
 METADATA = Path(".snakemake/metadata")
 BENCHMARKS = Path("results/.benchmarks")
 LOGS = "results/.logs/"
+ITEMS = re.compile(r"(\d+) computed, (\d+) reused")
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class Record:
     checksums: dict[str, str]
     settings: dict[str, Any] | None
     ended_s: float
+
+    @property
+    def files(self) -> set[str]:
+        """All files that the job read: its inputs, and those that were there but could be none."""
+        return UserFiles(list(self.inputs), (self.settings or {}).get("files", {})).there
 
 
 def read_records(folder: Path = METADATA) -> list[Record]:
@@ -72,11 +80,24 @@ def settings_of(params: list[str]) -> dict[str, Any] | None:
     return None
 
 
-def seconds_of(name: str, folder: Path = BENCHMARKS) -> float | None:
-    """How long a job took when it last ran, or None where no benchmark file of it is left."""
+def seconds_of(name: str, benchmarks: Path = BENCHMARKS, logs: Path = Path(LOGS)) -> float | None:
+    """How long a job took when it last ran; None where no benchmark file of it is left.
+
+    None as well where that run found all its items in the store, which says nothing about one that computes some.
+    """
     try:
-        with (folder / f"{name}.tsv").open(encoding="utf-8", newline="") as file:
+        with (benchmarks / f"{name}.tsv").open(encoding="utf-8", newline="") as file:
             rows = list(csv.DictReader(file, delimiter="\t"))
-        return float(rows[-1]["s"])
+        return None if found_everything(logs / f"{name}.log") else float(rows[-1]["s"])
     except (OSError, LookupError, ValueError):
         return None
+
+
+def found_everything(log: Path) -> bool:
+    """Whether the last line of a job's log says that it took some items from the store and computed none."""
+    try:
+        lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    counts = ITEMS.findall(lines[-1]) if lines and lines[-1].startswith("work: ") else []
+    return any(int(reused) for _, reused in counts) and not any(int(computed) for computed, _ in counts)
