@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.workflow.project import Project
 
+from likeness.errors import UserError
 from likeness.program import as_argument
-from likeness.reruns.dry_run import job_of_output, parse_jobs, split_names
+from likeness.reruns.dry_run import complaint, dry_run, job_of_output, parse_jobs, split_names
 
 SETTINGS = {"code": "abc", "settings": {"text": "it's; Code has changed since last execution", "rank": 8}}
 QUOTED = json.dumps(SETTINGS).replace("'", "'\"'\"'")
@@ -76,3 +78,23 @@ def test_long_settings_are_read_from_their_file(tmp_path: Path, monkeypatch: pyt
 def test_names_with_commas_stay_whole_where_they_are_known(text: str, names: list[str]) -> None:
     assert split_names(text, {"x 1", "x 1, copy.jpg", "p, q", "p, q, r"}) == names
     assert split_names(text) == [name for name in text.split(", ") if name]
+
+
+def test_why_there_is_no_plan_is_said_by_the_real_snakemake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = Project(tmp_path)
+    project.configure("recipe: style\ntrigger: inkw4sh\nphotos: data/ink\nbase_model: miniature\n", "ink")
+    monkeypatch.chdir(tmp_path)
+    assert "index_photos" in {job.rule for job in dry_run(["curate"], ["ink"])}
+    with pytest.raises(
+        UserError, match=r"^nothing makes 'inc'; did you mean 'ink'\? Allowed: all, curate, ink, report, or a file$"
+    ):
+        dry_run(["inc"], ["ink"])
+
+
+def test_what_is_nobodys_known_mistake_is_repeated_without_the_banner() -> None:
+    banner = "SNAKEMAKE\n=========\n  Host: vm\n\nBuilding DAG of jobs...\n"
+    notice = "Using workflow specific profile profiles/default for setting default command line arguments.\n"
+    text = complaint(banner + "MissingInputException in rule x:\nMissing input files\n", notice + "warning: a\n")
+    assert text == "Snakemake cannot plan the run:\nMissingInputException in rule x:\nMissing input files\nwarning: a"
+    text = complaint(f"{banner}Error:\n  UserError: two\n  lines\nWildcards:\n  shard=0\nTraceback:\n  File x", notice)
+    assert text == "two\nlines"

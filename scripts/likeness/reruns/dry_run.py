@@ -8,13 +8,13 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from likeness.code import SCRIPTS
-from likeness.errors import UserError
+from likeness.errors import UserError, nearest
 from likeness.program import argument_text
 
 JOB = re.compile(r"^Job \d+: (?P<message>.*)\nReason: (?P<reason>.*)\nShell command: (?P<command>.*)$", re.MULTILINE)
@@ -29,6 +29,11 @@ FACTS = {"listing": "Set of input files has changed since last execution"}
 FACTS |= {"command": "Code has changed since last execution", "settings": "Params have changed since last execution"}
 FACTS |= {"environment": "Software environment definition has changed since last execution"}
 COMMA = ", "
+TARGETS = ("all", "curate", "report")
+BANNER_END = "Building DAG of jobs...\n"
+PROFILE_NOTICE = re.compile(r"^Using .*profile .*\n?", re.MULTILINE)
+USER_ERROR = re.compile(r"^ *UserError: (?P<said>.*?)(?=^(?:Wildcards|Traceback):|\Z)", re.MULTILINE | re.DOTALL)
+NO_RULE = re.compile(r"^No rule to produce (?P<target>.*?) \(if you use input functions", re.MULTILINE)
 NEXT_REASON = "|".join(re.escape(phrase) for phrase in (*FILES.values(), *FACTS.values()))
 
 
@@ -100,15 +105,30 @@ def split_names(text: str, known: Collection[str] = ()) -> list[str]:
     return [name for name in names if name]
 
 
-def dry_run(targets: Sequence[str] = ()) -> list[PlannedJob]:
-    """What Snakemake would start in the working directory; raises UserError with its words where it cannot say."""
+def dry_run(targets: Sequence[str] = (), subjects: Iterable[str] = ()) -> list[PlannedJob]:
+    """What Snakemake would start in the working directory; raises UserError with its words where it cannot say.
+
+    `subjects` are names that a mistyped target may have meant.
+    """
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(SCRIPTS.parent / "Snakefile")]
     command += ["--cores", "1", "--dry-run", "--printshellcmds", "--nocolor", "--", *targets]
     done = subprocess.run(command, env=os.environ, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()]
-        raise UserError("Snakemake cannot plan the run:\n" + "\n".join(said[-30:]))
+        raise UserError(complaint(done.stdout, done.stderr, subjects))
     return parse_jobs(done.stdout + done.stderr)
+
+
+def complaint(stdout: str, stderr: str, subjects: Iterable[str] = ()) -> str:
+    """Why Snakemake made no plan: the user's own mistake alone where it is one, else all that it said but its banner.
+
+    A dry run complains on the standard output, a run on the standard error.
+    """
+    said = stdout.rpartition(BANNER_END)[2] + PROFILE_NOTICE.sub("", stderr)
+    if mistake := USER_ERROR.search(said):
+        return "\n".join(line.strip() for line in mistake["said"].strip().splitlines())
+    if unknown := NO_RULE.search(said):
+        return f"nothing makes {unknown['target']!r}; {nearest(unknown['target'], (*subjects, *TARGETS))}, or a file"
+    return f"Snakemake cannot plan the run:\n{said.strip()}"
 
 
 def job_of_output(jobs: Sequence[PlannedJob], recorded: dict[str, str]) -> dict[str, PlannedJob]:

@@ -24,7 +24,7 @@ SETTLES = "refine_phase"
 
 def explain_run(plan: Plan, targets: Sequence[str] = ()) -> str:
     """The whole text for the working directory; raises UserError where Snakemake cannot plan."""
-    jobs, records = dry_run(targets), read_records()
+    jobs, records = dry_run(targets, plan.subjects), read_records()
     if not jobs:
         return "Nothing to do: every result is newer than, or equal to, what it is made from."
     makers = job_of_output(jobs, {record.output: record.name for record in records})
