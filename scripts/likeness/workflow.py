@@ -29,6 +29,7 @@ from likeness.models import FetchStage, wanted_models
 from likeness.store import canonical_json
 from likeness.trainers import export_slice, external_slice, variant_pattern
 from likeness.workflow_phases import PhasePlan, Unread
+from likeness.workflow_restore import times_restored
 from likeness.workflow_surgery import SurgeryPlan
 
 MODELS = "models/miniature"
@@ -190,7 +191,8 @@ class Plan(PhasePlan):
         return self.params(stage, "write_captions", "captions", **beside)
 
     def merge_captions(self, wildcards: Any) -> str:
-        return self.params(self._caption_slice(wildcards.subject, {}), "merge_captions")
+        times = times_restored("merge_captions", wildcards.subject)
+        return self.params(self._caption_slice(wildcards.subject, {}), "merge_captions", restored=times)
 
     def export_dataset(self, wildcards: Any) -> str:
         stage = export_slice(self.subjects[wildcards.subject], wildcards.trainer, wildcards.phase)
@@ -366,7 +368,8 @@ class Plan(PhasePlan):
             training=subject.training.model_dump(mode="json"),
             offline=self.project.offline,
         )
-        return self.params(self.resolved(stage, base_model="base"), "publish_lora")
+        times = times_restored("publish_lora", wildcards.subject)
+        return self.params(self.resolved(stage, base_model="base"), "publish_lora", restored=times)
 
     # ---- behind the checkpoint -------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from likeness.reruns.records import read_records, seconds_of
+from likeness.reruns.records import read_records, record_path, seconds_of
 
 
 def note(folder: Path, output: str, **changes: object) -> None:
@@ -34,6 +34,8 @@ def test_records_are_read_under_short_and_long_names(tmp_path: Path) -> None:
     assert (first.name, first.inputs, first.checksums) == ("train_lora/jane", ("a",), {"a": "sha256:1"})
     assert first.settings == {"settings": {"rank": 4}, "code": "abc"} and first.ended_s == 12.5
     assert found[long].settings is None
+    for output in found:
+        assert record_path(output, tmp_path).is_file()
 
 
 def test_times_come_from_the_last_line_of_the_benchmark_file(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from likeness.reruns.records import Record
 from likeness.store import canonical_json, sha256_of_file
 from likeness.workflow import MODELS, Plan
 from likeness.workflow_inputs import MISSING
+from likeness.workflow_restore import BY_PRODUCTS, gone
 
 PAGES = ("write_config", "write_curation", "write_report")
 """Rules whose settings are a subject's whole configuration, under the names that the user writes."""
@@ -190,7 +191,10 @@ class Changes:
         return [file.relative_to(SCRIPTS.parent).as_posix() for file in files if file.stat().st_mtime > ended_s]
 
     def _results(self) -> Iterator[str]:
-        """Outputs that are not there: of a first run, of new shards, or deleted."""
+        """Outputs that are not there: of a first run, of new shards, or deleted; and files beside them that are put back."""
+        for job in self.jobs:
+            if job.rule in BY_PRODUCTS:
+                yield from (f"{job.subject}: {path} is gone and is put back" for path in gone(job.rule, job.subject))
         missing = [path for job in self.jobs for kind in ("missing", "incomplete") for path in job.files(kind)]
         if missing:
             verb = "result is" if len(missing) == 1 else "results are"

@@ -23,6 +23,8 @@ METADATA = Path(".snakemake/metadata")
 BENCHMARKS = Path("results/.benchmarks")
 LOGS = "results/.logs/"
 ITEMS = re.compile(r"(\d+) computed, (\d+) reused")
+LONGEST_NAME = 254
+"""Signs of a file's name; the rest of a longer one goes into folders."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,13 @@ def read_record(folder: Path, path: Path) -> Iterator[Record]:
         )
     except (ValueError, KeyError, OSError, SyntaxError):
         return
+
+
+def record_path(output: str, folder: Path = METADATA) -> Path:
+    """Where the record of one output lies."""
+    name = base64.urlsafe_b64encode(output.encode()).decode()
+    parts = [name[start : start + LONGEST_NAME] for start in range(0, len(name), LONGEST_NAME)]
+    return Path(folder, *(f"@{part}" for part in parts[:-1]), parts[-1])
 
 
 def settings_of(params: list[str]) -> dict[str, Any] | None:
