@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from tests.workflow.project import HOUSE, Project
 
 
@@ -38,6 +40,23 @@ def test_the_shim_for_the_workflow_catalog_parses(tmp_path: Path) -> None:
     shim = HOUSE / "workflow" / "Snakefile"
     run = Project(tmp_path).run("--snakefile", str(shim), "--dry-run")
     assert run.code == 0, run.text
+    assert f"Using workflow specific profile {shim.parent / 'profiles' / 'default'}" in run.text
+    assert (shim.parent / "profiles" / "default").resolve() == HOUSE / "profiles" / "default"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("snakefile", ["Snakefile", "workflow/Snakefile"])
+def test_a_large_photo_that_was_only_touched_starts_nothing(snakefile: str, tmp_path: Path) -> None:
+    project, photo = Project(tmp_path), tmp_path / "data" / "large.bmp"
+    project.configure("recipe: character\ntrigger: j4ne\nphotos: data\n", "jane")
+    photo.parent.mkdir()
+    Image.effect_noise((1024, 1024), 40).convert("RGB").save(photo)
+    assert photo.stat().st_size > 2**20, "beyond what Snakemake compares by itself"
+    call = ("--snakefile", str(HOUSE / snakefile), "results/jane/photos.parquet")
+    assert len(project.succeed(*call).jobs) == 5
+    assert project.succeed(*call).jobs == set()
+    os.utime(photo)
+    assert project.succeed(*call).jobs == set()
 
 
 @pytest.mark.parametrize("example", sorted((HOUSE / "config" / "examples").glob("*.yaml")), ids=lambda path: path.stem)
