@@ -133,6 +133,14 @@ def test_pairs_and_probes_are_checked_before_anything_starts(tmp_path):
     assert "probe.roles.style" in mistakes(tmp_path, probe={"roles": PROBE | {"style": ""}})
 
 
+def test_a_parent_with_braces_in_its_name_is_refused(tmp_path):
+    for name in ("film{1}.safetensors", "film{1.safetensors"):
+        (tmp_path / name).touch()
+    text = mistakes(tmp_path, surgery={"x": {"method": "resize", "of": "film{1}.safetensors", "rank": 8}})
+    assert "surgery.x: braces in film{1}.safetensors stand for a wildcard in a workflow; rename the file" in text
+    assert load(tmp_path, surgery={"x": {"method": "resize", "of": "film{1.safetensors", "rank": 8}}).surgery["x"]
+
+
 PROBE = {"prompt": "a photo of a dog", "content": "a photo of a ship", "style": "an etching of a dog"}
 
 

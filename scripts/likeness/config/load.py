@@ -148,7 +148,7 @@ def _load_subject(name: str, source: Source, defaults: Source, errors: list[str]
 
 
 def _gone(subject: Subject, folder: Path) -> Iterable[tuple[KeyPath, str]]:
-    """LoRA files that a phase, surgery or a measurement starts from and that are not there."""
+    """LoRA files that a phase, surgery or a measurement starts from and that are not there, or can be no input."""
     for name, phase in subject.phases.items():
         if phase.file is not None and not (folder / phase.file).is_file():
             text = f"there is no LoRA file {phase.file}; give the path of one, previous, or scratch"
@@ -156,6 +156,8 @@ def _gone(subject: Subject, folder: Path) -> Iterable[tuple[KeyPath, str]]:
     for key, parent in parents_by_key(subject):
         if parent.file is not None and not (folder / parent.file).is_file():
             yield key, f"{'.'.join(key)}: there is no LoRA file {parent.file}; correct the path or put it there"
+        elif parent.file is not None and "{" in parent.file and "}" in parent.file:
+            yield key, f"{'.'.join(key)}: braces in {parent.file} stand for a wildcard in a workflow; rename the file"
 
 
 def _validate(
