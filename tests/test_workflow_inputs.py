@@ -53,6 +53,19 @@ def test_other_bytes_in_a_file_with_braces_are_another_state(folder: Path) -> No
     assert state() == before
 
 
+def test_a_disk_that_does_not_tell_small_letters_from_capitals_is_asked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_file = Path.is_file
+    monkeypatch.setattr(Path, "is_file", lambda path: is_file(Path(str(path).lower())))
+    found = Folders().sorted_out(["data/Plain.PNG", "data/None.PNG"])
+    assert found.inputs == ["data/Plain.PNG"] and found.others == {"data/None.PNG": MISSING}
+
+
+def test_paths_that_no_disk_can_hold_are_missing(folder: Path) -> None:
+    assert Folders().sorted_out(["a\0b/c.png", "data/\0.png"]).inputs == []
+
+
 def test_each_folder_is_listed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed: list[str] = []
     scandir = os.scandir

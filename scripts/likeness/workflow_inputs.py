@@ -33,15 +33,14 @@ class Folders:
     """Tells files that are there from those that are not by one listing a folder, not by one look a file."""
 
     def __init__(self) -> None:
-        self._names: dict[str, frozenset[str] | None] = {}
+        self._names: dict[str, frozenset[str]] = {}
 
     def has(self, path: str) -> bool:
-        """Whether there is a file, or a link to one, at this path."""
+        """Whether there is a file, or a link to one, at this path; only one that no listing shows is looked for by itself."""
         folder, _, name = path.rpartition("/")
         if folder not in self._names:
             self._names[folder] = names_of_files(folder or ("/" if path.startswith("/") else "."))
-        names = self._names[folder]
-        return Path(path).is_file() if names is None else name in names
+        return name in self._names[folder] or Path(path).is_file()
 
     def sorted_out(self, paths: Iterable[str]) -> UserFiles:
         """Part a job's files into inputs and others, each in order of their paths."""
@@ -57,13 +56,11 @@ class Folders:
         return UserFiles(inputs, others)
 
 
-def names_of_files(folder: str) -> frozenset[str] | None:
-    """Names of the files in a folder; None where it is closed to us, though its files may not be."""
+def names_of_files(folder: str) -> frozenset[str]:
+    """Names of the files in a folder; none where it is absent, or closed to us though its files may not be."""
     try:
         with os.scandir(folder) as entries:
             return frozenset(entry.name for entry in entries if entry.is_file())
-    except PermissionError:
-        return None
     except (OSError, ValueError):  # a table may name anything
         return frozenset()
 
