@@ -11,10 +11,11 @@ import pytest
 from PIL import Image
 from skimage import data
 from tests.phases.fabricate import row_of
-from tests.quality.drawn import Drawn, draw, even_scene, good_pair, person
+from tests.quality.drawn import Drawn, draw, even_scene, good_pair, person, with_image
 
 from likeness.config.quality import QualitySettings
 from likeness.errors import UserError
+from likeness.masks.folder import BY_HAND
 from likeness.photos.images import ImageRef
 from likeness.quality import measure
 from likeness.quality.measure import matching_candidate, measure_shard, rounded
@@ -115,6 +116,51 @@ def test_another_mask_box_or_picture_is_measured_anew(tmp_path: Path) -> None:
     folder.faces[0]["embedding"] = [0.0, 1.0]
     assert folder.measure()[0]["embedding"] == [0.0, 1.0]
     assert folder.counts == (0, 1)
+
+
+def drawn_by_hand(folder: Folder, name: str, role: str, mask_HW: np.ndarray) -> None:
+    """Make a mask the one that its owner drew: every kind is then the same picture."""
+    png = io.BytesIO()
+    Image.fromarray(mask_HW.astype(np.uint8) * 255).save(png, "PNG")
+    sha256 = folder.store.save_blob(png.getvalue())
+    for row in folder.masks:
+        if (row["id"], row["role"]) == (name, role):
+            row |= {"mask_sha256": sha256, "backend": BY_HAND}
+
+
+def test_a_mask_by_hand_of_a_black_suit_is_not_the_face(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    drawn = draw(person(rng), even_scene(rng, "half"), size_px=128)
+    masks = drawn.view.masks_HW
+    suit = masks["person"] & ~masks["head"]
+    picture = drawn.view.image_HWC.copy()
+    picture[suit] = 2
+    folder = Folder(tmp_path)
+    folder.add("a", "photo", with_image(drawn, picture))
+    real = folder.measure()[0]
+    drawn_by_hand(folder, "a", "photo", masks["person"])
+    row = folder.measure()[0]
+    assert real["clipped"] < 0.05 and row["clipped"] < 0.05
+    assert row["brightness"] == pytest.approx(real["brightness"], abs=10)
+    drawn_by_hand(folder, "a", "photo", masks["face"])
+    assert folder.measure()[0] == row, "what the hand drew decides nothing"
+
+
+@pytest.mark.parametrize("kind", ["face", "head", "person"])
+def test_a_mask_by_hand_of_one_side_makes_no_hair_and_hides_no_background(kind: str, tmp_path: Path) -> None:
+    source, target = good_pair(np.random.default_rng(6))
+    clothes = target.view.masks_HW["person"] & ~target.view.masks_HW["head"]
+    picture = target.view.image_HWC.copy()
+    picture[clothes] = picture[clothes][:, ::-1] // 2
+    folder = Folder(tmp_path)
+    folder.add("pair", "source", source)
+    folder.add("pair", "target", with_image(target, picture))
+    real = folder.measure()[0]
+    drawn_by_hand(folder, "pair", "target", target.view.masks_HW[kind])
+    row = folder.measure()[0]
+    assert (row["hair_delta_e"], row["hair_area_ratio"]) == (None, None)
+    assert row["background_ssim"] == pytest.approx(real["background_ssim"], abs=0.03) and row["background_ssim"] < 0.99
+    assert row["skin_delta_e"] == pytest.approx(real["skin_delta_e"], abs=1.0)
 
 
 def test_a_photo_without_a_face_still_tells_of_its_background(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ class PhotoFolder(Settings):
     repeats: int = Field(default=1, ge=1, le=1000, description="How often each of its photos is seen in one epoch.")
     masks: str | None = Field(
         default=None,
-        description="Folder of your own masks, one PNG of the same name a photo: white inside, or transparent outside.",
+        description="Folder of your own masks, one PNG of the same name a photo: white inside, or transparent outside. "
+        "They say what is learned; quality is measured without them.",
     )
 
 
@@ -37,7 +38,7 @@ class PairFolder(Settings):
     masks: str | None = Field(
         default=None,
         description="Folder of your own masks of the target, one PNG of the pair's name each: white inside, or "
-        "transparent outside.",
+        "transparent outside. They say what is learned; quality is measured without them, so nothing of the hair.",
     )
 
 

@@ -15,6 +15,8 @@ from likeness.masks.grow import resized
 from likeness.photos.load import load_alpha, load_photo
 
 ASPECT_TOLERANCE = 0.02
+BY_HAND = "folder"
+"""What the table of masks calls the maker of one drawn by hand, whichever backend makes the others."""
 
 
 def read_mask(path: str, height_px: int, width_px: int) -> NDArray[np.bool_]:
@@ -42,7 +44,7 @@ class FolderMasker:
     @classmethod
     def fingerprint(cls, settings: MaskSettings, store_root: Path, offline: bool) -> str:
         """No weights."""
-        return "folder"
+        return BY_HAND
 
     def mask(self, image_HWC: NDArray[np.uint8], face: Face, kind: MaskKind) -> NDArray[np.bool_]:
         """Return an empty mask (H, W): the photo has none of its own."""

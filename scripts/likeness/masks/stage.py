@@ -1,6 +1,7 @@
 """Make the masks of candidate faces, one store item a (photo, face): a job whose items are all stored loads no model.
 
-A photo's own mask, drawn by hand, always wins over the backend.
+A photo's own mask, drawn by hand, always wins over the backend. It is every kind: training reads it whatever kind it asks
+for. Measures of quality do not (`quality.measure.mask_hashes`), since nobody knows what it shows.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from likeness.config.masks import MaskSettings
 from likeness.faces.crop import CropGeometry, cut_mask, decode_png, encode_png
 from likeness.faces.detector import Face
 from likeness.faces.stage import load_checked
-from likeness.masks.folder import read_mask
+from likeness.masks.folder import BY_HAND, read_mask
 from likeness.masks.grow import cleaned, grown, judged, resized
 from likeness.masks.masker import Masker, masker_class
 from likeness.photos.images import ImageRef, read_image_rows
@@ -62,7 +63,7 @@ class MaskStageRunner:
     def rows(self, image: ImageRef, face_row: Mapping[str, Any], by_hand: str | None) -> list[Row]:
         """Rows of the MASKS table for one row of the FACES table, one a kind."""
         names = {"id": image.id, "role": image.role, "face": face_row["face"]}
-        backend = "folder" if by_hand else self.settings.backend
+        backend = BY_HAND if by_hand else self.settings.backend
         if by_hand is None and face_row["face"] is None:
             return [
                 {**names, "kind": kind, "backend": backend, "status": face_row["status"], "reason": face_row["reason"]}
@@ -74,7 +75,7 @@ class MaskStageRunner:
                 {**names, "kind": k, "backend": backend, "status": face_row["status"], "reason": reason}
                 for k in self.settings.kinds
             ]
-        if by_hand is None and self.settings.backend == "folder":
+        if by_hand is None and self.settings.backend == BY_HAND:
             reason = f"{image.path}: no mask of that name lies in the masks folder. Add one, or choose another masks.backend."
             return [
                 {**names, "kind": k, "backend": backend, "status": "no_mask", "reason": reason}
@@ -110,7 +111,7 @@ class MaskStageRunner:
 
         if by_hand:
             content = [sha256_of_bytes(read_photo_bytes(by_hand)), list(size), place]
-            key = item_key("masks", BY_HAND_VERSION, settings, "folder", content)
+            key = item_key("masks", BY_HAND_VERSION, settings, BY_HAND, content)
             return self.store.load_or_compute(
                 "masks", key, lambda: self._pack(face, lambda _: read_mask(by_hand, *size))
             )

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from likeness.config.quality import QualitySettings, QualityStage
 from likeness.faces.stage import NOT_LOOKED_FOR, load_checked
+from likeness.masks.folder import BY_HAND
 from likeness.photos.images import ImageRef
 from likeness.photos.load import PhotoError
 from likeness.quality import background, body, face, pairs
@@ -59,9 +60,15 @@ def candidates_of(faces: Sequence[Row]) -> Candidates:
 
 
 def mask_hashes(masks: Sequence[Row]) -> dict[tuple[str, str, int], dict[str, str]]:
-    """Map (photo, role, candidate) to the stored masks on the photo's grid by kind, of the masks that were made."""
+    """Map (photo, role, candidate) to the stored masks on the photo's grid by kind, of the masks that a backend made.
+
+    A mask drawn by hand stands in the table under every kind, but shows what its owner wants to be learned: measures of the
+    face would be taken over a whole suit, and those of the background over the body.
+    """
     found: dict[tuple[str, str, int], dict[str, str]] = defaultdict(dict)
     for row in masks:
+        if row["backend"] == BY_HAND:
+            continue
         if row["status"] == "ok" and row["mask_sha256"] is not None and row["face"] is not None:
             found[row["id"], row["role"], row["face"]][row["kind"]] = row["mask_sha256"]
     return dict(found)
