@@ -49,8 +49,8 @@ check: $(VENV)/.installed ## formatting, types, lint of code and workflow
 	$(VENV)/bin/snakefmt --check Snakefile workflow/Snakefile rules
 	$(RUN) -m snakemake --lint
 
-new: $(VENV)/.installed ## NAME=jane RECIPE=character PHOTOS=path TRIGGER=j4ne: write config/subjects/jane.yaml
-	@$(RUN) scripts/new_subject.py --folder $(call quoted,$(FOLDER)) --name $(call quoted,$(NAME)) --recipe $(call quoted,$(or $(RECIPE),character)) --photos $(call quoted,$(PHOTOS)) --trigger $(call quoted,$(TRIGGER))
+new: $(VENV)/.installed ## NAME=jane RECIPE=character PHOTOS=path TRIGGER=j4ne, PRESET=embedded: write config/subjects/jane.yaml
+	@$(RUN) scripts/new_subject.py --folder $(call quoted,$(FOLDER)) --name $(call quoted,$(NAME)) --recipe $(call quoted,$(or $(RECIPE),character)) --photos $(call quoted,$(PHOTOS)) --trigger $(call quoted,$(TRIGGER))$(if $(PRESET), --preset $(call quoted,$(PRESET)))
 
 curate: $(VENV)/.installed ## every photo, its fate and reason, mask and caption; stops before anything that needs a GPU
 	$(SNAKEMAKE) --cores $(CORES) curate

@@ -54,7 +54,9 @@ def test_a_path_with_a_space_is_one_word(folder: Path, target: str) -> None:
 def test_values_arrive_whole(folder: Path, text: str) -> None:
     (call,) = made(folder, "new", NAME="jane", PHOTOS=text, TRIGGER=text)
     assert call[3:] == ["--name", "jane", "--recipe", "character", "--photos", text, "--trigger", text]
-    (_, call) = made(folder, "try", NAME="jane", PROMPT=text, BESIDE="a b.safetensors", WORD=text)
+    (*_, call) = made(folder, "new", NAME="jane", PHOTOS=text, TRIGGER=text, PRESET=text)
+    assert call[-4:] == ["--trigger", text, "--preset", text]
+    (*_, call) = made(folder, "try", NAME="jane", PROMPT=text, BESIDE="a b.safetensors", WORD=text)
     given = dict(zip(call[1::2], call[2::2], strict=True))
     assert (given["--prompt"], given["--beside"], given["--word"]) == (text, "a b.safetensors", text)
     (*_, call) = made(folder, "inspect", FILE=text)

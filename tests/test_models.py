@@ -113,6 +113,15 @@ def test_only_what_a_configured_backend_loads_is_wanted(tmp_path: Path) -> None:
     }
 
 
+def test_with_the_embedded_preset_no_photo_waits_for_a_download(tmp_path: Path) -> None:
+    project = Project(tmp_path)
+    for recipe, data in (("character", "photos"), ("style", "photos"), ("edit", "pairs")):
+        project.configure(f"recipe: {recipe}\ntrigger: j4ne\n{data}: data\npreset: embedded\n", recipe)
+    for name, subject in load_project(tmp_path).project.subjects.items():
+        of_style = ["evaluation.clip"] if name == "style" else []
+        assert [one.key for one in wanted_models(name, subject)] == ["base_model", *of_style]
+
+
 def test_names_of_the_hub_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "here" / "model").mkdir(parents=True)

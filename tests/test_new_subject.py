@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,10 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1)
 
 
-def new(folder: Path, name: str, photos: str = "data", trigger: str = "j4ne") -> subprocess.CompletedProcess[str]:
-    flags = ["--name", name, "--photos", photos, "--trigger", trigger, "--folder", str(folder)]
+def new(
+    folder: Path, name: str, photos: str = "data", trigger: str = "j4ne", preset: str = ""
+) -> subprocess.CompletedProcess[str]:
+    flags = ["--name", name, "--photos", photos, "--trigger", trigger, "--folder", str(folder), "--preset", preset]
     return subprocess.run(
         [sys.executable, str(SCRIPTS / "new_subject.py"), *flags], capture_output=True, text=True, timeout=60
     )
@@ -57,4 +60,23 @@ def test_a_name_that_no_subject_can_have_writes_nothing(tmp_path: Path, name: st
     done = new(tmp_path / "project", name)
     assert (done.returncode, "Traceback" in done.stderr) == (2, False)
     assert repr(name) in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_next_commands_are_for_the_same_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "it's mine"
+    done = new(folder, "jane", preset="embedded")
+    assert done.returncode == 0, done.stderr
+    assert load_project(folder).project.subjects["jane"].faces.backend == "opencv"
+    (_, word) = shlex.split(next(line for line in done.stdout.splitlines() if "make curate" in line).partition("(")[0])[
+        1:
+    ]
+    assert word == f"FOLDER={folder}"
+    last = done.stdout.splitlines()[-1].removeprefix("then:")
+    assert shlex.split(last) == [".venv/bin/python", "-m", "snakemake", "--directory", str(folder), "--cores", "all"]
+
+
+def test_a_preset_that_is_not_there_writes_nothing(tmp_path: Path) -> None:
+    done = new(tmp_path / "project", "jane", preset="embeded")
+    assert done.returncode == 2 and "no preset 'embeded'; did you mean 'embedded'?" in done.stderr
     assert list(tmp_path.iterdir()) == []

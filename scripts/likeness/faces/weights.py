@@ -119,6 +119,6 @@ def _hub_snapshot(key: str, model: ModelSource, needed: tuple[str, ...], offline
             else f"the download failed ({type(error).__name__})"
         )
         raise UserError(
-            f"{key}: the weights of {model.source!r} are missing: {hint}. Put {', '.join(needed)} into a folder and set "
+            f"{key}: the weights of {model.source!r} are missing: {hint}. Put {', '.join(needed) or 'its files'} into a folder and set "
             f"{key}.source to it, or fill the hub's folder {cached} (`make models`)."
         ) from None
