@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.tiny import save_tiny
-from tests.workflow.project import Project
+from tests.workflow.project import HOUSE, Project
 
 from likeness.config.base import ModelSource
 from likeness.config.load import load_project
@@ -15,6 +16,7 @@ from likeness.errors import UserError
 from likeness.models import WantedModel, fetch_model, fetch_models, found_at, how_to_get, is_hub_id, wanted_models
 from likeness.quality.body import BodyModel
 from likeness.store import sha256_of_file
+from likeness.workflow import Plan
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SUBJECT = """\
@@ -120,6 +122,20 @@ def test_with_the_embedded_preset_no_photo_waits_for_a_download(tmp_path: Path) 
     for name, subject in load_project(tmp_path).project.subjects.items():
         of_style = ["evaluation.clip"] if name == "style" else []
         assert [one.key for one in wanted_models(name, subject)] == ["base_model", *of_style]
+
+
+def test_where_nobody_looks_for_faces_their_weights_are_not_wanted(tmp_path: Path) -> None:
+    text = (HOUSE / "config" / "examples" / "style.yaml").read_text("utf-8")
+    switched_on = text.replace("# faces: {backend: none}", "faces: {backend: none}")
+    assert switched_on != text
+    project = Project(tmp_path)
+    project.configure(switched_on, "inkwash")
+    project.configure(text, "people")
+    plan = Plan(load_project(tmp_path))
+    keys = {name: {one.key for one in wanted_models(name, subject)} for name, subject in plan.subjects.items()}
+    assert keys["people"] - keys["inkwash"] == {"faces.model", "masks.model", "evaluation.recogniser"}
+    assert keys["inkwash"] == {"base_model", "captions.model", "evaluation.clip"}
+    assert [plan.gpus_of_masks(SimpleNamespace(subject=name)) for name in ("people", "inkwash")] == [1, 0]
 
 
 def test_names_of_the_hub_are_told_from_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from likeness.config.base import ModelSource, Settings
+from likeness.config.faces import NO_DETECTOR
 from likeness.config.subject import MINIATURE, Subject
 from likeness.errors import UserError
 
 PACKS = Path(".insightface") / "models"
 """Below the home folder: where insightface looks for a pack by its name."""
+EMBEDDED = "opencv"
+"""The backend of faces that needs no weights."""
+WITHOUT_WEIGHTS = frozenset({"grabcut", "folder"})
+"""Backends of masks that need none."""
 WHOLE_PIPELINES = frozenset({"base_model", "evaluation.distilled_model"})
 
 
@@ -37,14 +42,15 @@ class FetchStage(Settings):
 def wanted_models(name: str, subject: Subject) -> Iterator[WantedModel]:
     """The models that one subject's configured backends load; those that the workflow makes itself are left out."""
     faces, evaluation = subject.faces, subject.evaluation
+    judged = looks_for_faces(subject) and evaluation.recogniser_backend != EMBEDDED
     found: dict[str, ModelSource | None] = {
         "base_model": subject.base_model,
-        "faces.model": faces.model if faces.backend != "opencv" else None,
+        "faces.model": faces.model if looks_for_faces(subject) and faces.backend != EMBEDDED else None,
         "faces.recogniser": faces.recogniser if faces.backend == "yolo" else None,
-        "masks.model": subject.masks.model if subject.masks.backend not in {"grabcut", "folder"} else None,
+        "masks.model": mask_model(subject),
         "quality.body_pose": subject.quality.body_pose,
         "captions.model": subject.captions.model if subject.captions.backend == "transformers" else None,
-        "evaluation.recogniser": evaluation.recogniser if evaluation.recogniser_backend != "opencv" else None,
+        "evaluation.recogniser": evaluation.recogniser if judged else None,
         "evaluation.distilled_model": evaluation.distilled_model,
         "evaluation.lpips": evaluation.lpips and as_path(evaluation.lpips),
         "evaluation.clip": evaluation.clip,
@@ -53,6 +59,17 @@ def wanted_models(name: str, subject: Subject) -> Iterator[WantedModel]:
     for key, model in [*found.items(), *models_of_losses(subject)]:
         if model is not None and model.source != MINIATURE:
             yield WantedModel(subject=name, key=key, model=model)
+
+
+def looks_for_faces(subject: Subject) -> bool:
+    """Whether anybody's face matters: in pictures that need not show people none is detected, masked or recognised."""
+    return subject.faces.backend != NO_DETECTOR
+
+
+def mask_model(subject: Subject) -> ModelSource | None:
+    """The model that makes masks of faces here, or None where none is loaded."""
+    needs_weights = looks_for_faces(subject) and subject.masks.backend not in WITHOUT_WEIGHTS
+    return subject.masks.model if needs_weights else None
 
 
 def models_of_losses(subject: Subject) -> list[tuple[str, ModelSource]]:

@@ -25,7 +25,7 @@ from likeness.config.report import PageStage
 from likeness.config.subject import MINIATURE, Subject
 from likeness.config.training import EncodeStage, TrainingSettings, TrainStage
 from likeness.evaluation.judge import expect, remember
-from likeness.models import FetchStage, wanted_models
+from likeness.models import FetchStage, mask_model, wanted_models
 from likeness.store import canonical_json
 from likeness.trainers import export_slice, external_slice, variant_pattern
 from likeness.workflow_phases import PhasePlan, Unread
@@ -95,7 +95,7 @@ class Plan(PhasePlan):
 
     def gpus_of_masks(self, wildcards: Any) -> int:
         """GPUs of a mask job: none where no model makes the masks."""
-        return self.project.gpus_per_job if self.subjects[wildcards.subject].masks.model else 0
+        return self.project.gpus_per_job if mask_model(self.subjects[wildcards.subject]) else 0
 
     def gpus_of_captions(self, wildcards: Any) -> int:
         """GPUs of a caption job: none where the captions come from an endpoint, a file or measured facts."""
