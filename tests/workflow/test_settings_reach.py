@@ -186,6 +186,8 @@ OTHER: dict[str, Any] = {
     "trainers.*.overrides": {"seed": 7},
     "pick.variant": "wide",
     "pick.phase": "fine",
+    "pick.step": 500,
+    "training.save_every": 125,
     "choice.metric": "csim",
 }
 """Other values where the next one up would not be valid."""
