@@ -6,17 +6,25 @@ import io
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from likeness.config.base import ModelSource
-from likeness.evaluation.calibration import calibration_of, genuine_cosines, leave_one_out
+from likeness.evaluation.calibration import (
+    calibration_of,
+    genuine_cosines,
+    leave_one_out,
+    subject_faces,
+    subject_of_photos,
+)
 from likeness.evaluation.pictures import Pictures, enlarged, png_bytes
 from likeness.evaluation.recognise import Recogniser, mean_direction
 from likeness.evaluation.sample import Subject
 from likeness.evaluation.sheet import thinned, write_images, write_sheet
+from likeness.faces.detector import Face
 from likeness.store import Store
 from likeness.tables import SCORES, read_rows
 
@@ -152,3 +160,40 @@ def test_programs_run_with_the_descriptor_and_say_why_nothing_is_chosen(project)
     assert best["variant"] is None and best["rule"].startswith("no choice: none of the metrics")
     statuses = {row["status"].split(":")[0] for row in read_rows(tables[1], SCORES) if row["metric"] == "csim"}
     assert statuses <= {"no_weights", "not_applicable"}
+
+
+class GroupPhotos:
+    """A recogniser that finds these faces, the largest first, as embeddings."""
+
+    def __init__(self, photos):
+        self.photos = photos
+
+    def faces(self, sha256, load):
+        return [
+            Face((0.0, 0.0, side, side), None, 0.9, None, embedding, "toy") for embedding, side in self.photos[sha256]
+        ]
+
+
+def test_the_reference_is_the_subject_and_not_the_largest_face_of_a_group(tmp_path):
+    rng = np.random.default_rng(0)
+    own, friend = (vector / np.linalg.norm(vector) for vector in rng.normal(size=(2, 256)))
+
+    def shot(of):
+        vector = of + 0.5 * rng.normal(size=256) / 16
+        return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+    photos = {f"t{number}": [(shot(own), 200.0)] for number in range(4)}
+    photos |= {"h0": [(shot(friend), 220.0), (shot(own), 200.0)], "none": []}
+    about = Subject("character", "j4ne", "person")
+    pictures = Pictures(Store(tmp_path), {}, None)
+    pictures.photo = lambda sha256: np.zeros((400, 400, 3), np.uint8)
+    found = subject_of_photos(
+        about, ["h0", "none"], ["t0", "t1", "t2", "t3"], pictures, GroupPhotos(photos), SimpleNamespace(body=None)
+    )
+    assert found.reference_D @ own > 0.8 > 0.3 > found.reference_D @ friend
+    assert len(found.held_out_ND) == 1 and len(found.training_ND) == 4
+
+
+def test_without_embeddings_the_largest_face_counts():
+    faces = {"a": [Face((0.0, 0.0, 9.0, 9.0), None, 0.9, None, None, None)] * 2, "b": []}
+    assert subject_faces(faces) == {"a": faces["a"][0], "b": None}

@@ -7,7 +7,7 @@ with and without the trigger. With fewer than 3 genuine photos there is no genui
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,11 @@ from likeness.evaluation.models import Models
 from likeness.evaluation.pictures import Pictures
 from likeness.evaluation.recognise import Recogniser, mean_direction
 from likeness.evaluation.sample import Subject, head_size
+from likeness.faces.subject import choose_subjects
 
 LEAST_GENUINE = 3
+SAME_PERSON = 0.35
+"""Cosine from which a face counts towards the set's own direction, by which the subject is found in group photos."""
 Embeddings = NDArray[np.float64]
 
 
@@ -32,11 +35,13 @@ def subject_of_photos(
 ) -> Subject:
     """Add the photos' embeddings and head size to a subject; `held_out` and `training` are photos' sha256.
 
-    The reference is made of the held-out photos, or of the training photos where none with a face is held out.
+    The reference is made of the held-out photos, or of the training photos where none with a face is held out. In a photo
+    of several people the face counts that the whole set shows, not the largest one.
     """
-    faces = {
-        sha256: recogniser.face(sha256, _loader(pictures, sha256)) for sha256 in dict.fromkeys([*held_out, *training])
+    found = {
+        sha256: recogniser.faces(sha256, _loader(pictures, sha256)) for sha256 in dict.fromkeys([*held_out, *training])
     }
+    faces = subject_faces(found)
     held_out_ND = _stack([faces[sha256] for sha256 in held_out])
     training_ND = _stack([faces[sha256] for sha256 in training if sha256 not in held_out])
     reference_ND = held_out_ND if held_out_ND is not None else training_ND
@@ -54,6 +59,23 @@ def subject_of_photos(
         photo_head_size=float(np.median(sizes)) if sizes else None,
         photo_sha256s=tuple(held_out or training),
     )
+
+
+def subject_faces(faces: Mapping[str, Sequence[Any]]) -> dict[str, Any | None]:
+    """The subject's face in each photo (by sha256), or None where there is none; faces as the recogniser orders them."""
+    rows = [
+        {
+            "id": sha256,
+            "face": number,
+            "embedding": None if face.embedding_D is None else face.embedding_D.tolist(),
+            "status": "ok",
+            "reason": "",
+        }
+        for sha256, found in faces.items()
+        for number, face in enumerate(found)
+    ]
+    chosen = {row["id"]: row["face"] for row in choose_subjects(rows, None, SAME_PERSON) if row["is_subject"]}
+    return {sha256: found[chosen[sha256]] if sha256 in chosen else None for sha256, found in faces.items()}
 
 
 def calibration_of(subject: Subject, impostors_ND: Embeddings | None, recogniser: Recogniser) -> dict[str, Any]:
