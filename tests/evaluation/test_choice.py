@@ -229,8 +229,51 @@ def test_recommended_strength_is_the_nearest_to_one_that_is_as_good():
         for scale, mean in ((0.6, 0.3), (1.0, 0.6), (1.2, 0.9), (1.5, 0.9))
         for row in rows_of("main", 250, "likeness", mean, lora_scale=scale)
     ]
-    assert recommended_scale(Scores(rows), checkpoint, "likeness") == 1.2
-    assert recommended_scale(Scores(rows[:24]), checkpoint, "likeness") == 1.0
+    assert recommended_scale(Scores(rows), checkpoint, "likeness", stage_of()) == 1.2
+    assert recommended_scale(Scores(rows[:24]), checkpoint, "likeness", stage_of()) == 1.0
+
+
+@pytest.mark.parametrize(("bleed_at_1", "expected"), [(0.3, 1.2), (0.6, 1.5)])
+def test_recommended_strength_keeps_the_floors_that_strength_one_keeps(bleed_at_1, expected):
+    checkpoint = Checkpoint("main", "main", 250)
+    rows = []
+    for scale, mean, bleed in ((1.0, 0.5, bleed_at_1), (1.2, 0.6, 0.45), (1.5, 0.9, 0.95)):
+        rows += rows_of("main", 250, "likeness", mean, lora_scale=scale)
+        rows += rows_of("main", 250, "bleed_csim", bleed, lora_scale=scale)
+    assert recommended_scale(Scores(rows), checkpoint, "likeness", stage_of(max_bleed=0.5)) == expected
+
+
+def test_hiding_faces_gains_nothing_even_below_strangers():
+    shown = [
+        row_of("main", 250, prompt, 1, "likeness", value)
+        for prompt, value in zip("abc", (-0.2, -0.1, -0.15), strict=True)
+    ]
+    hidden = [
+        row_of("main", 500, prompt, 1, "likeness", value)
+        for prompt, value in zip("abc", (None, None, -0.1), strict=True)
+    ]
+    ranking = rank(Scores(shown + hidden), stage_of(standard_errors=0))
+    assert ranking.best == Checkpoint("main", "main", 250)
+    assert ranking.means[Checkpoint("main", "main", 500)] == {"a": -0.2, "b": -0.2, "c": -0.1}
+
+
+def test_what_a_hand_picked_beside_the_finalists_has_the_numbers_of_the_select_half():
+    rows = rows_of("base", 0, "likeness", 0.0) + rows_of("base", 0, "likeness", 0.1, split="report")
+    rows += rows_of("main", 250, "likeness", 0.5) + rows_of("main", 500, "likeness", 0.9)
+    rows += rows_of("main", 500, "likeness", 0.8, split="report")
+    record = best_record(rows, stage_of(pick=Pick(variant="main", phase="main", step=250)), {})
+    assert record["metrics"]["likeness"]["value"] == record["metrics"]["likeness_over_base"]["value"] == 0.5
+    assert record["rule"].endswith("its numbers are the select half's, since it was not drawn on the report half")
+    usual = best_record(rows, stage_of(), {})
+    assert usual["metrics"]["likeness"]["value"] == pytest.approx(0.8) and "select half's" not in usual["rule"]
+
+
+def test_intervals_end_where_the_metric_does():
+    rows = [
+        row_of("main", 250, prompt, 1, "detected", value) for prompt, value in zip("abcd", (1, 1, 1, 0), strict=True)
+    ]
+    found = Scores(rows).estimate(Checkpoint("main", "main", 250), "select", "detected")
+    assert (found.value, found.low, found.high) == (0.75, 0.0, 1.0)
 
 
 def test_poisoned_report_half_changes_no_decision_and_a_poisoned_select_half_does():

@@ -20,6 +20,8 @@ from likeness.evaluation.metrics.pixels import (
     skin_region,
     ssim_map,
 )
+from likeness.evaluation.prompts import GridPoint
+from likeness.evaluation.sample import Sample, Subject
 
 
 @pytest.fixture(scope="module")
@@ -194,3 +196,37 @@ def test_own_base_is_never_compared_with_itself(picture):
 
 def test_every_name_that_settings_know_is_measured():
     assert set(REGISTRY) == set(DIRECTIONS)
+
+
+def test_equal_pictures_did_not_move_and_flat_ones_show_nothing(picture):
+    flat, other = np.full((64, 64, 3), 90, np.uint8), np.full((64, 64, 3), 91, np.uint8)
+    assert measured("shift_px", image_HWC=flat, against_HWC=flat.copy()) == (0.0, "ok")
+    assert measured("shift_px", image_HWC=picture, against_HWC=picture.copy()) == (0.0, "ok")
+    found = measured("shift_px", image_HWC=flat, against_HWC=other)
+    assert found.value is None and found.status.startswith("too_few: ")
+
+
+@pytest.mark.parametrize(
+    ("trigger", "prompt", "expected"),
+    [
+        ("j4ne", "j4ne woman in a garden", "woman in a garden"),
+        ("j4ne", "a photo of J4ne, smiling", "a photo of, smiling"),
+        ("[v]", "a photo of [v] in snow", "a photo of in snow"),
+        ("ohwx!", "ohwx! person", "person"),
+        ("j4ne", "j4nes house", "j4nes house"),
+    ],
+)
+def test_the_plain_prompt_lacks_the_trigger_whatever_it_is(trigger, prompt, expected):
+    point = GridPoint("a", "subject", prompt, 1, "select", 64, 64)
+    facts = {"point": point, "subject": Subject("character", trigger, "person")}
+    sample = Sample(
+        image_sha256="",
+        base_sha256=None,
+        sibling_sha256s=(),
+        is_base=False,
+        pictures=None,
+        recogniser=None,
+        models=None,
+        **facts,
+    )
+    assert sample.plain_prompt == expected

@@ -12,6 +12,7 @@ from likeness.config.base import ModelSource
 from likeness.config.evaluation import EvaluationSettings
 from likeness.errors import UserError
 from likeness.evaluation.models import Models
+from likeness.evaluation.pictures import Pictures
 from likeness.store import Store
 
 GENERATOR = np.random.default_rng(0)
@@ -149,3 +150,9 @@ def test_nothing_configured_means_no_model():
     models = Models(EvaluationSettings(), Store(None), offline=True)
     assert (models.lpips, models.clip, models.body, models.loaded) == (None, None, None, 0)
     assert ModelSource(source="x").sha256 is None
+
+
+def test_a_picture_that_is_enlarged_has_a_name_of_its_own(tmp_path):
+    plain, enlarged = (Pictures(Store(tmp_path), {}, side_px) for side_px in (None, 512))
+    assert plain.name_of("abc") == "abc" != enlarged.name_of("abc")
+    assert enlarged.name_of("abc") != Pictures(Store(tmp_path), {}, 256).name_of("abc")

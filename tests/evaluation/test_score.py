@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from tests.tiny import save_tiny
@@ -11,18 +12,25 @@ from tests.tiny import save_tiny
 from likeness.config.base import ModelSource
 from likeness.errors import DamagedFileError, UserError
 from likeness.evaluation.choice import best_record
+from likeness.evaluation.draw import LoraFile, Request
 from likeness.evaluation.metrics import REGISTRY
+from likeness.evaluation.prompts import GridPoint
 from likeness.evaluation.score import (
+    Entry,
+    Shot,
     Workplace,
+    column_label,
     entries_of_files,
     entries_of_steps,
     loras_by_hash,
+    names_phase,
     score_base,
     score_checkpoints,
     score_finalists,
     subject_name,
 )
-from likeness.store import sha256_of_file
+from likeness.evaluation.scores import Checkpoint
+from likeness.store import Store, sha256_of_file
 from likeness.tables import SCORES, read_rows
 
 
@@ -174,3 +182,23 @@ def test_finalists_are_drawn_over_strengths_on_the_report_half_and_on_the_distil
     assert compared and all(row["status"] == "ok" for row in compared)
     names = {path.parent.name for path in (project.evaluation("report-half") / "images").rglob("*.png")}
     assert any(name.endswith("-distilled") for name in names) and any("strength-0.5" in name for name in names)
+
+
+def test_numbers_that_no_table_holds_are_no_steps(tmp_path):
+    for name in ("a-20260101123456789012345.safetensors", "b-500.safetensors"):
+        (tmp_path / name).write_bytes(name.encode())
+    entries = entries_of_files("old", "files", sorted(tmp_path.glob("*.safetensors")), Store(tmp_path / "store"))
+    assert [entry.checkpoint.step for entry in entries] == [1, 2]
+
+
+def test_the_sheet_tells_phases_apart_where_there_are_several():
+    point = GridPoint("garden", "subject", "x", 1, "select", 64, 64)
+
+    def shot(phase, step=250):
+        lora = LoraFile(Path("x"), f"{phase}{step}")
+        return Shot(Entry(Checkpoint("main", phase, step), lora), Request(point, lora), "sha", "base")
+
+    shots = [shot("broad"), shot("skin"), shot("skin", 500)]
+    labels = [column_label(one, "", names_phase(shots)) for one in shots]
+    assert labels == ["main broad 250", "main skin 250", "main skin 500"]
+    assert column_label(shots[1], "", names_phase(shots[1:])) == "main 250"

@@ -188,3 +188,17 @@ def test_an_edit_ranks_by_its_error_and_nothing_stands_in(run: Run) -> None:
     subject = gather_subject(run.results, "robin-smiles", run.settings["robin-smiles"])
     assert (subject.best or {})["identity_metric"] == "target_error"
     assert [flag.name for flag in flags_of(subject)] == []
+
+
+@pytest.mark.parametrize(("low", "high", "raised"), [(-0.05, 0.3, True), (0.01, 0.3, False), (-0.3, 0.0, True)])
+def test_a_gain_that_may_be_chance_is_said_to_be(tmp_path: Path, low: float, high: float, raised: bool) -> None:
+    run = Run(tmp_path, {"robin": character_settings(tmp_path)})
+    curate_character(run, "robin", side_px=32)
+    evaluate_character(run, "robin", steady)
+    best = read_best(run, "robin")
+    best["metrics"]["likeness_over_base"] |= {"low": low, "high": high}
+    write_best(run, "robin", best)
+    found = {flag.name: flag.text for flag in flags_of(gather_subject(run.results, "robin", run.settings["robin"]))}
+    assert ("gain not shown" in found) is raised
+    if raised:
+        assert "likeness on the report half may be chance" in found["gain not shown"]

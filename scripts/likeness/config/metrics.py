@@ -30,6 +30,26 @@ DIRECTIONS: Mapping[str, Direction] = {
     "style_similarity": "higher",
     "target_error": "lower",
 }
+RANGES: Mapping[str, tuple[float | None, float | None]] = {
+    "background_ssim": (-1.0, 1.0),
+    "clip_score": (0.0, 2.5),
+    "colour_shift": (0.0, None),
+    "contrast": (0.0, None),
+    "csim": (-1.0, 1.0),
+    "descriptor_cosine": (-1.0, 1.0),
+    "detected": (0.0, 1.0),
+    "diversity": (0.0, None),
+    "drift_dino": (-1.0, 1.0),
+    "grain": (0.0, None),
+    "hair_delta_e": (0.0, None),
+    "head_ratio": (0.0, None),
+    "lpips": (0.0, None),
+    "shift_px": (0.0, None),
+    "skin_delta_e": (0.0, None),
+    "style_similarity": (-1.0, 1.0),
+    "target_error": (0.0, None),
+}
+"""What a metric can be at least and at most; the others are open both ways."""
 ONLY_OF_RECIPES: Mapping[str, tuple[str, ...]] = {
     "likeness": ("character", "style"),
     "copying": ("character", "style"),

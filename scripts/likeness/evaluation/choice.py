@@ -5,15 +5,15 @@ keep the floors, the best mean of the recipe's metric is found, and then the ear
 to it is within one standard error: that costs nothing measurable and avoids the luck of the maximum. Numbers that
 people read come from the report half, which no decision ever sees.
 
-An image without a face is worth 0 on the identity scale while candidates are ranked (it stays null in the table), so
-that a checkpoint gains nothing by hiding faces.
+An image without a face is worth 0 on the identity scale while candidates are ranked, or the lowest value that was
+measured where that is lower still (it stays null in the table), so that a checkpoint gains nothing by hiding faces.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -107,14 +107,14 @@ def _floors(
     """The floors that each checkpoint misses, and those without a number: whose metric is null everywhere, or the base's is."""
     missed: dict[Checkpoint, set[str]] = {checkpoint: set() for checkpoint in ranked}
     unmeasured: list[str] = []
-    for name, metric, limit, is_floor in _limits(scores, stage):
-        values = {checkpoint: scores.mean(checkpoint, SELECT, metric) for checkpoint in ranked}
-        if limit is None or all(value is None for value in values.values()):
-            unmeasured.append(name)
+    for floor in _limits(scores, stage):
+        values = {checkpoint: scores.mean(checkpoint, SELECT, floor.metric) for checkpoint in ranked}
+        if floor.limit is None or all(value is None for value in values.values()):
+            unmeasured.append(floor.name)
             continue
         for checkpoint, value in values.items():
-            if value is None or (value < limit if is_floor else value > limit):
-                missed[checkpoint].add(name)
+            if not floor.is_kept(value):
+                missed[checkpoint].add(floor.name)
     return missed, tuple(unmeasured)
 
 
@@ -132,8 +132,23 @@ def _keeping(
     return kept or ranked, tuple(sorted(waived))
 
 
-def _limits(scores: Scores, stage: ChoiceStage) -> list[tuple[str, str, float | None, bool]]:
-    """Configured floors as (key, metric, absolute limit or None where the base has no number, whether it is a lower one)."""
+class Floor(NamedTuple):
+    """One floor: its key, its metric, the absolute limit (None where the base has no number), and whether it is a lower one."""
+
+    name: str
+    metric: str
+    limit: float | None
+    is_lower: bool
+
+    def is_kept(self, value: float | None) -> bool:
+        """Whether a mean keeps it; what was not measured does not."""
+        if value is None or self.limit is None:
+            return False
+        return value >= self.limit if self.is_lower else value <= self.limit
+
+
+def _limits(scores: Scores, stage: ChoiceStage) -> list[Floor]:
+    """The configured floors."""
     choice = stage.choice
     diversity = scores.mean(BASE_CHECKPOINT, SELECT, "diversity")
     clip = scores.mean(BASE_CHECKPOINT, SELECT, "clip_score")
@@ -146,7 +161,7 @@ def _limits(scores: Scores, stage: ChoiceStage) -> list[tuple[str, str, float | 
         ("min_clip_score", "clip_score", loss, True, None if clip is None or loss is None else clip * (1 - loss)),
         ("min_csim", "csim", choice.min_csim, True, choice.min_csim),
     ]
-    return [(name, metric, limit, lower) for name, metric, setting, lower, limit in table if setting is not None]
+    return [Floor(name, metric, limit, lower) for name, metric, setting, lower, limit in table if setting is not None]
 
 
 def finalists(ranking: Ranking, stage: ChoiceStage, candidates: Sequence[Checkpoint]) -> list[Checkpoint]:
@@ -173,12 +188,21 @@ def picked(stage: ChoiceStage, candidates: Sequence[Checkpoint]) -> Checkpoint |
     return pick
 
 
-def recommended_scale(scores: Scores, checkpoint: Checkpoint, metric: str) -> float:
-    """The strength at which to use a checkpoint: the nearest to 1 within one standard error of the best, on the select half."""
+def recommended_scale(scores: Scores, checkpoint: Checkpoint, metric: str, stage: ChoiceStage) -> float:
+    """The strength at which to use a checkpoint: the nearest to 1 within one standard error of the best, on the select half.
+
+    Of the floors, those that the checkpoint keeps at strength 1 hold at every other one.
+    """
     scales = sorted(
         {scale for found, split, scale, name in scores.groups if (found, split, name) == (checkpoint, SELECT, metric)}
     )
-    means = {scale: scores.ranking_clusters(checkpoint, metric, scale) for scale in scales}
+    floors = [one for one in _limits(scores, stage) if one.is_kept(scores.mean(checkpoint, SELECT, one.metric))]
+    allowed = [
+        scale
+        for scale in scales
+        if all(one.is_kept(scores.mean(checkpoint, SELECT, one.metric, scale)) for one in floors)
+    ]
+    means = {scale: scores.ranking_clusters(checkpoint, metric, scale) for scale in allowed}
     means = {scale: clusters for scale, clusters in means.items() if clusters}
     if not means:
         return 1.0
@@ -203,7 +227,7 @@ def best_record(rows: Iterable[Row] | pa.Table, stage: ChoiceStage, calibration:
         "step": chosen.step if chosen else None,
         "lora_scale": None,
         "lora_sha256": scores.sha256s[chosen] if chosen else None,
-        "rule": _rule(ranking, stage, pick),
+        "rule": _rule(ranking, stage, pick) + _whose_numbers(scores, chosen),
         "identity_metric": ranking.metric,
         "picked_by_hand": pick is not None,
         "metrics": {},
@@ -212,7 +236,7 @@ def best_record(rows: Iterable[Row] | pa.Table, stage: ChoiceStage, calibration:
     }
     if chosen is None:
         return record
-    scale = recommended_scale(scores, chosen, ranking.metric) if ranking.metric else 1.0
+    scale = recommended_scale(scores, chosen, ranking.metric, stage) if ranking.metric else 1.0
     others = [other for other in finalists(ranking, stage, scores.candidates) if other != chosen]
     return record | {
         "lora_scale": scale,
@@ -221,21 +245,28 @@ def best_record(rows: Iterable[Row] | pa.Table, stage: ChoiceStage, calibration:
     }
 
 
-def reported(scores: Scores, checkpoint: Checkpoint, scale: float = 1.0) -> dict[str, dict[str, Any]]:
-    """The report half's numbers of a checkpoint by metric, at this strength or, where it was not drawn so, at 1.
+def half_of(scores: Scores, checkpoint: Checkpoint) -> str:
+    """The half that a checkpoint's numbers come from: the report half, or the other where a hand picked what was not drawn there."""
+    is_drawn = any(scores.has(checkpoint, REPORT, metric) for metric in scores.metrics(REPORT))
+    return REPORT if is_drawn else SELECT
 
-    The identity metrics also carry `over_base_…`, the paired difference against the bare model.
+
+def reported(scores: Scores, checkpoint: Checkpoint, scale: float = 1.0) -> dict[str, dict[str, Any]]:
+    """The numbers of a checkpoint by metric on the half of `half_of`, at this strength or, where it was not drawn so, at 1.
+
+    The identity metrics also carry `…_over_base`, the paired difference against the bare model.
     """
-    drawn = any(scores.has(checkpoint, REPORT, metric, scale) for metric in scores.metrics(REPORT))
+    split = half_of(scores, checkpoint)
+    drawn = any(scores.has(checkpoint, split, metric, scale) for metric in scores.metrics(split))
     used = scale if drawn else 1.0
     result: dict[str, dict[str, Any]] = {}
-    for metric in scores.metrics(REPORT):
-        found = scores.estimate(checkpoint, REPORT, metric, used)
+    for metric in scores.metrics(split):
+        found = scores.estimate(checkpoint, split, metric, used)
         if found:
             result[metric] = found._asdict()
         if metric in (*FACELESS_IS_ZERO, "target_error", "style_similarity"):
-            ours = scores.clusters(checkpoint, REPORT, metric, used)
-            over_base = paired_difference(ours, scores.clusters(BASE_CHECKPOINT, REPORT, metric))
+            ours = scores.clusters(checkpoint, split, metric, used)
+            over_base = paired_difference(ours, scores.clusters(BASE_CHECKPOINT, split, metric))
             result |= {f"{metric}_over_base": over_base._asdict()} if over_base else {}
     return result
 
@@ -248,6 +279,13 @@ def _runner_up(scores: Scores, checkpoint: Checkpoint) -> dict[str, Any]:
         "lora_sha256": scores.sha256s[checkpoint],
         "metrics": reported(scores, checkpoint),
     }
+
+
+def _whose_numbers(scores: Scores, chosen: Checkpoint | None) -> str:
+    """Words for numbers that are not the report half's."""
+    if chosen is None or half_of(scores, chosen) == REPORT:
+        return ""
+    return "; its numbers are the select half's, since it was not drawn on the report half"
 
 
 def _rule(ranking: Ranking, stage: ChoiceStage, pick: Checkpoint | None) -> str:

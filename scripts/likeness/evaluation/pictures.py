@@ -46,6 +46,10 @@ class Pictures:
         self.generated = lru_cache(KEPT_PICTURES)(self._generated)
         self.photo = lru_cache(8)(self._photo)
 
+    def name_of(self, sha256: str) -> str:
+        """What tells a picture, as it is given here, from all others: its content's sha256, and how far it is enlarged."""
+        return sha256 if self.enlarge_to_px is None else f"{sha256} enlarged to {self.enlarge_to_px} px"
+
     def ref(self, sha256: str) -> ImageRef:
         """The photo with this content; UserError where the images table lacks it."""
         if sha256 not in self.images:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from likeness.evaluation.pictures import Pictures
 from likeness.evaluation.prompts import GridPoint
 from likeness.evaluation.recognise import Recogniser
+from likeness.trigger import trigger_pattern
 
 if TYPE_CHECKING:
     from likeness.evaluation.models import Models
@@ -180,13 +181,14 @@ class Sample:
     @cached_property
     def plain_prompt(self) -> str:
         """The prompt without the trigger, for models that do not know it."""
-        text = re.sub(rf"\s*\b{re.escape(self.subject.trigger)}\b", "", self.point.prompt)
+        trigger = trigger_pattern(self.subject.trigger)
+        text = re.sub(rf"\s*{trigger.pattern}", "", self.point.prompt, flags=trigger.flags)
         return re.sub(r"^[\s,]+|\s{2,}", lambda found: " " if found.start() else "", text).strip()
 
     @cached_property
     def clip_image_D(self) -> NDArray[np.float64]:
         assert self.models.clip is not None
-        return self.models.clip.image_embedding(self.image_sha256, lambda: self.image_HWC)
+        return self.models.clip.image_embedding(self.pictures.name_of(self.image_sha256), lambda: self.image_HWC)
 
     @cached_property
     def style_D(self) -> NDArray[np.float64] | None:
@@ -196,7 +198,7 @@ class Sample:
         assert self.models.clip is not None
         clip = self.models.clip
         found = [
-            clip.image_embedding(sha256, lambda sha256=sha256: self.pictures.photo(sha256))
+            clip.image_embedding(self.pictures.name_of(sha256), lambda sha256=sha256: self.pictures.photo(sha256))
             for sha256 in self.subject.photo_sha256s
         ]
         return mean_direction(np.array(found)) if found else None

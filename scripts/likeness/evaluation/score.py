@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -36,6 +36,8 @@ from likeness.store import Store, Work, sha256_of_file, write_atomically
 from likeness.tables import HOLDOUT, MANIFEST, SCORES, read_rows, write_table
 
 VERSION = 1
+LARGEST_STEP = 2**63 - 1
+"""A larger number in a file's name, such as a date with a random tail, is no step: the table holds none."""
 Row = dict[str, Any]
 
 
@@ -268,7 +270,7 @@ def score_finalists(
         base_report = workplace.draw([BASE_ENTRY], report) if entries else []
         reported = []
         for entry in entries:
-            scale = recommended_scale(combined, entry.checkpoint, ranking.metric) if ranking.metric else 1.0
+            scale = recommended_scale(combined, entry.checkpoint, ranking.metric, choice) if ranking.metric else 1.0
             reported += workplace.draw([entry], report, sorted({1.0, scale}))
         rows += workplace.rows(name, reported, calibration, base_report)
         distilled = workplace.draw_distilled(entries, select)
@@ -286,7 +288,8 @@ def write_scores(
     own = workplace.drawer.fingerprint
     models = {shot: "" if shot.base_model == own else "-distilled" for shot in [*base_shots, *shots]}
     write_images(folder / "images", {image_name(shot, models[shot]): shot.sha256 for shot in shots}, workplace.store)
-    sheet = {(row_label(shot), column_label(shot, model)): shot.sha256 for shot, model in models.items()}
+    labels = {shot: column_label(shot, model, names_phase(models)) for shot, model in models.items()}
+    sheet = {(row_label(shot), label): shot.sha256 for shot, label in labels.items()}
     lines = list(dict.fromkeys(row for row, _ in sheet))
     columns = list(dict.fromkeys(column for _, column in sheet))
     write_sheet(folder / "sheet.jpg", lines, columns, sheet, workplace.store)
@@ -305,12 +308,20 @@ def row_label(shot: Shot) -> str:
     return f"{shot.request.point.prompt_id} {shot.request.point.seed}"
 
 
-def column_label(shot: Shot, model: str) -> str:
-    """Heading of a column: variant and step, or base; strengths and the distilled model are named."""
+def names_phase(shots: Iterable[Shot]) -> bool:
+    """Whether headings need the phase: where a variant was drawn after several of them."""
+    phases = {(shot.entry.checkpoint.variant, shot.entry.checkpoint.phase) for shot in shots if shot.entry.lora}
+    return len(phases) > len({variant for variant, _ in phases})
+
+
+def column_label(shot: Shot, model: str, with_phase: bool) -> str:
+    """Heading of a column: variant, phase where asked for, and step, or base; strengths and the distilled model are named."""
     if shot.entry.lora is None:
         return f"base{model}"
+    checkpoint = shot.entry.checkpoint
+    of = f"{checkpoint.variant} {checkpoint.phase}" if with_phase else checkpoint.variant
     strength = "" if shot.request.scale == 1.0 else f" x{shot.request.scale:g}"
-    return f"{shot.entry.checkpoint.variant} {shot.entry.checkpoint.step}{strength}{model}"
+    return f"{of} {checkpoint.step}{strength}{model}"
 
 
 def subject_name(output_folder: Path) -> str:
@@ -342,6 +353,7 @@ def entries_of_files(variant: str, phase: str, files: Sequence[Path], store: Sto
         raise UserError(f"variants.{variant}.lora: no file matches. Give a glob of .safetensors files.")
     ordered = sorted(files)
     numbers = [int(found[-1]) if (found := re.findall(r"\d+", path.stem)) else -1 for path in ordered]
+    numbers = [number if number <= LARGEST_STEP else -1 for number in numbers]
     if len(set(numbers)) < len(numbers) or -1 in numbers:
         numbers = list(range(1, len(ordered) + 1))
     entries = []

@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from likeness.config.metrics import RANGES
 from likeness.config.surgery import SURGERY
-from likeness.evaluation.statistics import Estimate, cluster_means, estimate
+from likeness.evaluation.statistics import Estimate, cluster_means, estimate, within
 from likeness.tables import SCORES, TEXT, read_table
 
 BASE = "base"
@@ -81,6 +82,7 @@ class Scores:
             self._names[name] = column.dictionary.to_pylist()
         self._values = table["value"].to_numpy()
         self._is_null = table["value"].is_null().to_numpy()
+        self._lowest_values: dict[str, float] = {}
         self._group()
 
     def _group(self) -> None:
@@ -167,15 +169,26 @@ class Scores:
         return cluster_means((source or prompt, prompt, value) for source, prompt, value in named)
 
     def ranking_clusters(self, checkpoint: Checkpoint, metric: str, scale: float = 1.0) -> dict[Hashable, float]:
-        return self.clusters(checkpoint, SELECT, metric, scale, 0.0 if metric in FACELESS_IS_ZERO else None)
+        """Cluster means on the select half, images without a face among them where the metric is one of identity."""
+        faceless = min(0.0, self._lowest(metric)) if metric in FACELESS_IS_ZERO else None
+        return self.clusters(checkpoint, SELECT, metric, scale, faceless)
+
+    def _lowest(self, metric: str) -> float:
+        """The lowest value of a metric that any image of the select half has; 0 where none has one."""
+        if metric not in self._lowest_values:
+            groups = [rows for (_, split, _, name), rows in self.groups.items() if (split, name) == (SELECT, metric)]
+            values = [self._values[own][~self._is_null[own]] for own in (self._order[rows] for rows in groups)]
+            self._lowest_values[metric] = min((float(one.min()) for one in values if one.size), default=0.0)
+        return self._lowest_values[metric]
 
     def mean(self, checkpoint: Checkpoint, split: str, metric: str, scale: float = 1.0) -> float | None:
         means = self.clusters(checkpoint, split, metric, scale)
         return sum(means.values()) / len(means) if means else None
 
     def estimate(self, checkpoint: Checkpoint, split: str, metric: str, scale: float = 1.0) -> Estimate | None:
+        """Mean and interval over clusters, the interval within what the metric can be; None where nothing was measured."""
         means = self.clusters(checkpoint, split, metric, scale)
-        return estimate(list(means.values())) if means else None
+        return within(estimate(list(means.values())), *RANGES.get(metric, (None, None))) if means else None
 
 
 def table_of_rows(rows: Iterable[Row]) -> pa.Table:

@@ -82,6 +82,16 @@ class Tested(NamedTuple):
     p_holm: float | None
 
 
+def within(found: Estimate, lowest: float | None, highest: float | None) -> Estimate:
+    """The same estimate with its interval cut to what the quantity can be; that leaves out no true value."""
+    low, high = found.low, found.high
+    if low is not None and lowest is not None:
+        low = max(low, lowest)
+    if high is not None and highest is not None:
+        high = min(high, highest)
+    return found._replace(low=low, high=high)
+
+
 def holm_tested(
     differences: Mapping[Hashable, Sequence[float]], confidence: float = CONFIDENCE
 ) -> dict[Hashable, Tested]:

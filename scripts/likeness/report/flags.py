@@ -15,7 +15,7 @@ from likeness.evaluation.scores import BASE_CHECKPOINT, Checkpoint
 from likeness.evaluation.statistics import standard_error
 from likeness.report.curves import chosen_scale, curve_points, training_of
 from likeness.report.gather import Photo, Subject
-from likeness.report.numbers import Number, count, estimated
+from likeness.report.numbers import Number, count, estimated, from_best
 
 SET_SIZE = (8, 40)
 LEAST_SEEN = 50
@@ -142,6 +142,7 @@ def score_flags(subject: Subject) -> Iterator[Flag]:
     if subject.chosen is not None:
         yield from copying_flags(subject)
         yield from drawing_flags(subject)
+        yield from gain_flags(subject, metric)
     if metric is not None:
         yield from overtrained_flags(subject, metric)
 
@@ -164,6 +165,17 @@ def copying_flags(subject: Subject) -> Iterator[Flag]:
                 "); train fewer steps or lower the strength",
             ),
         )
+
+
+def gain_flags(subject: Subject, metric: str | None) -> Iterator[Flag]:
+    """A gain over the bare base that may be chance, or none."""
+    gain = from_best(subject.name, subject.best, f"{metric}_over_base")
+    if gain is None or gain.low is None or gain.high is None or not gain.low.value <= 0 <= gain.high.value:
+        return
+    more = "held-out pairs" if subject.recipe == "edit" else "prompts"
+    words = str(metric).replace("_", " ")
+    text = f"the difference to the bare base in {words} on the report half may be chance: "
+    yield Flag("gain not shown", (text, gain.value, " (", gain.low, " to ", gain.high, f"); add {more} to be sure"))
 
 
 def drawing_flags(subject: Subject) -> Iterator[Flag]:

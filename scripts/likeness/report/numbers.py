@@ -12,6 +12,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from likeness.evaluation.prompts import REPORT
 from likeness.evaluation.scores import BASE, BASE_CHECKPOINT, Checkpoint, Scores
 from likeness.evaluation.statistics import Estimate
 
@@ -101,6 +102,13 @@ def estimated(
         ("base-model", scores.base_model),
     )
     return measured_from(found, about)
+
+
+def from_best(subject: str, best: Mapping[str, Any] | None, metric: str) -> Measured | None:
+    """A metric of the chosen checkpoint as best.json has it; None where it has none."""
+    found = ((best or {}).get("metrics") or {}).get(metric)
+    about = (("source", "best"), ("subject", subject), ("metric", metric), ("split", REPORT))
+    return measured_from(found, about) if found and found["value"] is not None else None
 
 
 def spelled(checkpoint: Checkpoint) -> str:

@@ -22,7 +22,7 @@ from likeness.report.crosstalk import Pair, Probed, pairs, probed
 from likeness.report.curves import chosen_scale, ranking_metric, strength_chart, training_chart, variants_of
 from likeness.report.flags import Flag, flags_of, set_flags
 from likeness.report.gather import Photo, Subject
-from likeness.report.numbers import Measured, Number, count, estimated, measured_from
+from likeness.report.numbers import Measured, Number, count, estimated, from_best, measured_from
 from likeness.report.pictures import Pictures, Wanted
 from likeness.report.refined import Settled, settled_phases
 from likeness.report.score_tables import ScoreTable, distilled_table, report_table
@@ -229,15 +229,8 @@ def cards(subject: Subject) -> list[Card]:
         ours = estimated(subject.name, subject.scores, chosen, REPORT, metric, chosen_scale(subject))
         if ours is not None:
             base = estimated(subject.name, subject.scores, BASE_CHECKPOINT, REPORT, metric)
-            found.append(Card(metric, ours, base, from_best(subject, f"{metric}_over_base")))
+            found.append(Card(metric, ours, base, from_best(subject.name, subject.best, f"{metric}_over_base")))
     return found[:CARDS]
-
-
-def from_best(subject: Subject, metric: str) -> Measured | None:
-    """A metric as best.json has it."""
-    found = ((subject.best or {}).get("metrics") or {}).get(metric)
-    about = (("source", "best"), ("subject", subject.name), ("metric", metric), ("split", REPORT))
-    return measured_from(found, about) if found and found["value"] is not None else None
 
 
 def levels(subject: Subject) -> list[tuple[str, Number, Number]]:
@@ -280,6 +273,6 @@ def before(subject: Subject) -> list[Before]:
                 if parts["value"] is not None
                 else None
             )
-            rows.append((metric, then, from_best(subject, metric)))
+            rows.append((metric, then, from_best(subject.name, subject.best, metric)))
         found.append(Before(lora, rows))
     return found

@@ -135,11 +135,22 @@ def background_ssim(sample: Sample) -> Measured:
     return not_measured("too_few: no background is left outside the person") if value is None else Measured(value)
 
 
-@metric("shift_px", unit="px of the measured image", against=AGAINST, group="pixels")
+@metric("shift_px", unit="px of the measured image", against=AGAINST, group="pixels", version=2)
 def shift_px(sample: Sample) -> Measured:
     """How far the whole picture moved."""
     against = against_of(sample)
-    return against if isinstance(against, Measured) else Measured(shift_between(sample.image_HWC, against))
+    if isinstance(against, Measured):
+        return against
+    if np.array_equal(sample.image_HWC, against):
+        return Measured(0.0)
+    if is_flat(sample.image_HWC) or is_flat(against):
+        return not_measured("too_few: a picture of one colour shows no shift")
+    return Measured(shift_between(sample.image_HWC, against))
+
+
+def is_flat(image_HWC: Image) -> bool:
+    """Whether a picture is of one colour."""
+    return bool((image_HWC == image_HWC[0, 0]).all())
 
 
 def region_delta_e(sample: Sample, regions: str) -> Measured:
