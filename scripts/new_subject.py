@@ -6,6 +6,7 @@ The file holds only what differs from the recipe; every other key stands in conf
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 
@@ -15,10 +16,7 @@ from likeness.errors import UserError, nearest
 from likeness.program import run
 from likeness.yaml_text import yaml_text
 
-HEAD = """\
-# yaml-language-server: $schema=../schema.json
-# Every key: config/README.md. Check with: make doctor
-"""
+HEAD = "# Every key: config/README.md. Check with: make doctor\n"
 
 
 def main() -> None:
@@ -83,10 +81,18 @@ def as_yaml(recipe: str, trigger: str, photos: str, preset: str = "") -> str:
     return HEAD + yaml_text(values)
 
 
+def schema_line(path: Path) -> str:
+    """The comment by which an editor finds the schema, from the file's own place wherever the project's folder lies."""
+    return (
+        f"# yaml-language-server: $schema={os.path.relpath(HOUSE / 'config' / 'schema.json', path.parent.resolve())}\n"
+    )
+
+
 def write_checked(path: Path, args: argparse.Namespace) -> None:
     """Write the file, and take it back when the configuration with it is not valid."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(as_yaml(args.recipe, args.trigger, args.photos, args.preset), encoding="utf-8")
+    text = schema_line(path) + as_yaml(args.recipe, args.trigger, args.photos, args.preset)
+    path.write_text(text, encoding="utf-8")
     try:
         load_project(args.folder)
     except UserError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
 
 from likeness.config.load import load_project
 from likeness.config.source import read_source
@@ -53,6 +55,19 @@ def test_words_that_yaml_reads_otherwise_can_be_triggers(tmp_path: Path, trigger
     assert done.returncode == 0, done.stderr
     subject = load_project(tmp_path).project.subjects["jane"]
     assert (subject.trigger, subject.photos[0].path) == (trigger, "My Photos #1")
+
+
+@pytest.mark.parametrize("recipe", ["character", "edit"])
+def test_the_file_leads_an_editor_to_the_schema_which_accepts_it(tmp_path: Path, as_yaml, recipe: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    done = new(tmp_path / "link", "jane")
+    assert done.returncode == 0, done.stderr
+    path = tmp_path / "config" / "subjects" / "jane.yaml"
+    head = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# yaml-language-server: $schema=")
+    assert not Path(head).is_absolute()
+    schema = json.loads((path.parent / head).read_text(encoding="utf-8"))
+    path.write_text(as_yaml(recipe, "j4ne", "data"), encoding="utf-8")
+    Draft202012Validator(schema).validate(read_source(path, path.name)[0].values)
 
 
 @pytest.mark.parametrize("name", ["Jane", "my_cat", "report", "models", "all", "../x", "a/b"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -39,9 +41,22 @@ def source_from_text(value: Any) -> Any:
     return {"source": value} if isinstance(value, str) else value
 
 
-ModelChoice = Annotated[ModelSource, BeforeValidator(source_from_text)]
+ModelChoice = Annotated[ModelSource, BeforeValidator(source_from_text, json_schema_input_type=ModelSource | str)]
 
 
 def one_or_many(value: Any) -> Any:
     """Let a single value stand for a list of one."""
     return value if isinstance(value, list | tuple) or value is None else [value]
+
+
+@dataclass(frozen=True)
+class KeysOf:
+    """Marks a mapping of some keys of another settings model, checked where it is laid over the rest of them."""
+
+    model: type[BaseModel]
+
+    def __get_pydantic_json_schema__(
+        self, core_schema: Any, handler: Callable[[Any], dict[str, Any]]
+    ) -> dict[str, Any]:
+        """Show editors the model's own keys."""
+        return handler(self.model.__pydantic_core_schema__)

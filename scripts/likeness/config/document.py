@@ -11,20 +11,37 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from likeness.config.load import plain_type
+from likeness.config.load import NAMED_MAPS, plain_type
 from likeness.config.project import Project
 from likeness.config.subject import Subject
 
 
 def render_schema() -> str:
-    """JSON schema of one subject file and of config.yaml, for editors."""
+    """JSON schema of config.yaml, which a key of its own gives away, and of one subject's file, for editors."""
+    project = Project.model_json_schema()
+    definitions = project.pop("$defs")
+    whole = {model.__name__ for model in never_merged()}
+    for name, definition in definitions.items():
+        if name not in whole:
+            # A lower layer may hold what this file leaves out, so that only the loader can miss a key.
+            definition.pop("required", None)
     schema = {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "Likeness configuration",
-        "$defs": {"project": Project.model_json_schema(), "subject": Subject.model_json_schema()},
-        "$ref": "#/$defs/subject",
+        "$defs": {"Project": project, **definitions},
+        "if": {"anyOf": [{"required": [key]} for key in Project.model_fields]},
+        "then": {"$ref": "#/$defs/Project"},
+        "else": {"$ref": "#/$defs/Subject"},
     }
     return json.dumps(schema, indent=1, sort_keys=True) + "\n"
+
+
+def never_merged() -> Iterator[type[BaseModel]]:
+    """Models whose values stand whole in one layer: items of lists, and of the named maps."""
+    for name, field in Subject.model_fields.items():
+        nested, suffix = nested_model(field.annotation)
+        if nested is not None and (suffix == "[]" or name in NAMED_MAPS):
+            yield nested
 
 
 def render_keys() -> str:

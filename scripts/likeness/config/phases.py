@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from likeness.config.base import Settings
+from likeness.config.base import KeysOf, Settings
 from likeness.config.masks import MaskKind
 from likeness.config.quality import QualityLimits
+from likeness.config.training import TrainingSettings
 
 PREVIOUS_GROUP = "previous:"
 LOSS_COLUMN = "train_loss_percentile"
@@ -47,7 +48,7 @@ class PhaseSettings(Settings):
     learning_rate: float | None = Field(
         default=None, gt=0, description="Learning rate of this phase; else the variant's."
     )
-    training: dict[str, object] = Field(
+    training: Annotated[dict[str, object], KeysOf(TrainingSettings)] = Field(
         default_factory=dict,
         description="Keys of `training` that this phase changes, such as losses.velocity.weighting or adapter.freeze.",
     )

@@ -50,8 +50,14 @@ def folders_from_text(value: Any) -> Any:
     return [{"path": entry} if isinstance(entry, str) else entry for entry in entries]
 
 
-PhotoFolders = Annotated[list[PhotoFolder], BeforeValidator(folders_from_text)]
-PairFolders = Annotated[list[PairFolder], BeforeValidator(folders_from_text)]
+PhotoFolders = Annotated[
+    list[PhotoFolder],
+    BeforeValidator(folders_from_text, json_schema_input_type=list[PhotoFolder | str] | PhotoFolder | str | None),
+]
+PairFolders = Annotated[
+    list[PairFolder],
+    BeforeValidator(folders_from_text, json_schema_input_type=list[PairFolder | str] | PairFolder | str | None),
+]
 
 
 class PhotoSettings(Settings):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
-from likeness.config.base import Settings
+from likeness.config.base import KeysOf, Settings
 from likeness.config.subject import Name, Subject
 
 
@@ -32,7 +34,7 @@ class Project(Settings):
         le=1,
         description="GPUs that a heavy job asks for; 0 on a machine without one, so that jobs run side by side.",
     )
-    defaults: dict[str, object] = Field(
+    defaults: Annotated[dict[str, object], KeysOf(Subject)] = Field(
         default_factory=dict, description="Keys of a subject, for all subjects that do not say otherwise."
     )
     subjects: dict[Name, Subject] = Field(

@@ -64,7 +64,7 @@ class Subject(Settings):
     recipe: Literal["character", "style", "edit"] = Field(
         default="character", description="What is learned: a person, a style, or an edit from pairs."
     )
-    preset: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
+    preset: Annotated[list[str], BeforeValidator(one_or_many, json_schema_input_type=list[str] | str)] = Field(
         default_factory=list, description="Named settings from config/presets, laid over the recipe in order."
     )
     trigger: str = Field(min_length=1, description="The word that calls the LoRA; one that no language uses.")
@@ -73,7 +73,7 @@ class Subject(Settings):
     )
     photos: PhotoFolders = Field(default_factory=list, description="Character, style: folders of photos.")
     pairs: PairFolders = Field(default_factory=list, description="Edit: folders of before/after pairs.")
-    reference: Annotated[list[str], BeforeValidator(one_or_many)] = Field(
+    reference: Annotated[list[str], BeforeValidator(one_or_many, json_schema_input_type=list[str] | str)] = Field(
         default_factory=list, description="Photos that show who the subject is; never trained on."
     )
     base_model: ModelChoice = Field(
@@ -97,9 +97,10 @@ class Subject(Settings):
         min_length=1,
         description="Phases in the order in which they are trained.",
     )
-    export: Annotated[dict[str, ExportSettings], BeforeValidator(exports_from_list)] = Field(
-        default_factory=dict, description=f"Other trainers to render the dataset for: {', '.join(TRAINERS)}."
-    )
+    export: Annotated[
+        dict[str, ExportSettings],
+        BeforeValidator(exports_from_list, json_schema_input_type=dict[str, ExportSettings] | list[str]),
+    ] = Field(default_factory=dict, description=f"Other trainers to render the dataset for: {', '.join(TRAINERS)}.")
     trainers: dict[str, TrainerCommand] = Field(
         default_factory=dict,
         description="Commands of other trainers on this machine, by trainer; best kept in `defaults` of config.yaml.",

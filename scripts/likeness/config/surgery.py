@@ -71,7 +71,7 @@ def parent_from_text(value: Any) -> Any:
     return {"file": value} if value.endswith(FILE_ENDING) else {"variant": value}
 
 
-ParentChoice = Annotated[Parent, BeforeValidator(parent_from_text)]
+ParentChoice = Annotated[Parent, BeforeValidator(parent_from_text, json_schema_input_type=Parent | str)]
 
 
 def check_ratio(value: Any) -> Any:
@@ -121,9 +121,10 @@ class Surgery(Settings):
         description="resize: truncate ranks; merge: weighted sum, TIES or pruning; subtract: take a background LoRA "
         "away; average: mean of checkpoints; weigh-blocks: one weight a block."
     )
-    of: Annotated[tuple[ParentChoice, ...], BeforeValidator(one_or_many)] = Field(
-        min_length=1, description="The LoRA or LoRAs to start from."
-    )
+    of: Annotated[
+        tuple[ParentChoice, ...],
+        BeforeValidator(one_or_many, json_schema_input_type=tuple[ParentChoice, ...] | ParentChoice),
+    ] = Field(min_length=1, description="The LoRA or LoRAs to start from.")
     rank: int | None = Field(
         default=None, ge=1, le=1024, description="Resize: largest rank; merge, average: truncate the result to it."
     )
@@ -157,7 +158,9 @@ class Surgery(Settings):
     )
     seed: int = Field(default=0, ge=0, description="Merge by dare: from which each module's draw follows.")
     background: ParentChoice | None = Field(default=None, description="Subtract: the LoRA to take away.")
-    alpha: Annotated[tuple[float, ...], BeforeValidator(one_or_many)] = Field(
+    alpha: Annotated[
+        tuple[float, ...], BeforeValidator(one_or_many, json_schema_input_type=tuple[float, ...] | float)
+    ] = Field(
         default=(1.0,),
         min_length=1,
         description="Subtract: how much of it; several values make one candidate each, called `<name>-alpha-50` for 0.5.",

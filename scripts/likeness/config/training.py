@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from likeness.config.adapter import AdapterSettings
-from likeness.config.base import ModelSource, Settings
+from likeness.config.base import KeysOf, ModelSource, Settings
 from likeness.config.losses import LossesSettings
 from likeness.config.masks import MaskKind
 
@@ -419,7 +419,7 @@ class Variant(Settings):
     trainer: str | None = Field(
         default=None, description="Another trainer that trains this variant, by its command in `trainers`."
     )
-    training: dict[str, object] = Field(
+    training: Annotated[dict[str, object], KeysOf(TrainingSettings)] = Field(
         default_factory=dict, description="Keys of `training` that this variant changes."
     )
     phases: tuple[str, ...] = Field(default=(), description="Which phases it runs; none means all.")
