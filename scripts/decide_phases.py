@@ -22,6 +22,7 @@ def main() -> Work:
 
     from likeness.locks import writing
     from likeness.phases.decide import STAGE, VERSION, decide
+    from likeness.phases.faces import faces_by_image, sample_faces
     from likeness.phases.held_out import HELD_OUT, read_held_out, write_held_out
     from likeness.phases.samples import join_samples
     from likeness.photos.images import read_image_rows
@@ -34,19 +35,22 @@ def main() -> Work:
         MANIFEST,
         MASKS,
         QUALITY,
+        SAMPLE_FACES,
         read_rows,
         write_table,
     )
 
+    images, faces = read_image_rows(args.images), read_rows(args.faces, FACES)
     samples = join_samples(
-        read_image_rows(args.images),
-        read_rows(args.faces, FACES),
+        images,
+        faces,
         read_rows(args.masks, MASKS),
         read_rows(args.quality, QUALITY),
         read_rows(args.captions, CAPTIONS),
         stage,
     )
     folder: Path = args.output_folder
+    found = faces_by_image(images, faces)
     with writing(folder):
         decision = decide(samples, stage, read_held_out(folder / HELD_OUT))
         for name, rows in decision.manifests.items():
@@ -56,6 +60,8 @@ def main() -> Work:
             write_table(folder / "candidates" / f"{name}.parquet", CANDIDATES, rows)
             print(f"phase {name}: {len(rows)} of {len(samples)} kept until losses decide")
         write_table(folder / "holdout.parquet", HOLDOUT, decision.holdout)
+        for name, rows in {**decision.manifests, **decision.candidates, "holdout": decision.holdout}.items():
+            write_table(folder / "faces" / f"{name}.parquet", SAMPLE_FACES, sample_faces(rows, found))
         write_table(folder / "decisions.parquet", DECISIONS, decision.decisions, as_about(STAGE, VERSION, stage))
         write_held_out(folder / HELD_OUT, decision.remembered)
     for warning in decision.warnings:

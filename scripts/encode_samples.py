@@ -19,7 +19,9 @@ def main() -> Work:
     parser.add_argument(
         "--holdout", type=Path, help="phases/holdout.parquet: samples kept from training, to measure on"
     )
-    parser.add_argument("--faces", type=Path, help="faces.parquet, where a loss reads faces")
+    parser.add_argument(
+        "--faces", type=Path, action="append", default=[], help="phases/faces/<phase>.parquet, where a loss reads faces"
+    )
     parser.add_argument(
         "--regularisation",
         type=Path,

@@ -141,11 +141,7 @@ FACES = Table(
         ("y0", FLOAT, "top of the box, px"),
         ("x1", FLOAT, "right of the box, px"),
         ("y1", FLOAT, "bottom of the box, px"),
-        (
-            "landmarks",
-            FLOATS,
-            "five points x, y, px: eyes (image left first), nose, mouth corners (image left first); null if unknown",
-        ),
+        ("landmarks", FLOATS, "five points x, y, px: eyes, nose, mouth corners (image left first); null if unknown"),
         ("score", FLOAT, "detector's confidence, 0..1"),
         ("yaw_deg", FLOAT, "head turn, negative to the viewer's left; null if unknown"),
         ("pitch_deg", FLOAT, "head nod; null if unknown"),
@@ -200,11 +196,7 @@ QUALITY = Table(
         ("pitch_deg", FLOAT, "head nod, degrees"),
         ("roll_deg", FLOAT, "head tilt, degrees"),
         ("light", TEXT, "even, left, right or dim"),
-        (
-            "light_features",
-            FLOATS,
-            "what light clusters are made of: L*, left-right and top-bottom difference of L*, a*, b*",
-        ),
+        ("light_features", FLOATS, "for light clusters: L*, left-right and top-bottom difference of L*, a*, b*"),
         ("background", TEXT, "nearest named background colour, or null"),
         ("background_histogram", FLOATS, "colour histogram outside the person mask, sums to 1"),
         ("embedding", FLOATS, "unit-length embedding of the face, or null"),
@@ -269,11 +261,7 @@ REFINED = Table(
     columns(
         ("sample_id", TEXT, "a candidate of a phase whose samples are settled after a training"),
         ("train_loss", FLOAT, "its loss over the middle sample's at the same noise levels; null where it has none"),
-        (
-            "train_loss_percentile",
-            FLOAT,
-            "its place among the samples of that training, near 0 learned best, near 100 worst",
-        ),
+        ("train_loss_percentile", FLOAT, "place among that training's samples: near 0 learned best, near 100 worst"),
         ("kept", YES, "whether the phase trains on it"),
         ("rule", TEXT, "kept, always, earlier_phase, where or top"),
         ("reason", TEXT, "one sentence for people"),
@@ -282,6 +270,16 @@ REFINED = Table(
 )
 
 HOLDOUT = Table("holdout", (*MANIFEST.columns, Column("use", TEXT, "held_out, or reference (identity only)")), ())
+
+SAMPLE_FACES = Table(
+    "sample_faces",
+    columns(
+        ("image_sha256", TEXT, "bytes of a sample's photo, or of its pair's target, that shows the subject's face"),
+        ("box", FLOATS, "left, top, right and bottom of the face, px of the upright photo"),
+        ("landmarks", FLOATS, "five points x, y, px, as the faces table has them; null if unknown"),
+    ),
+    ("image_sha256",),
+)
 
 CANDIDATE = "candidate"
 """The rule of a sample that is kept so far, in a phase that the losses of a training settle."""
@@ -423,6 +421,7 @@ TABLES: dict[str, Table] = {
         CANDIDATES,
         REFINED,
         HOLDOUT,
+        SAMPLE_FACES,
         DECISIONS,
         ENCODED,
         LOG,

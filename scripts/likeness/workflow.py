@@ -230,10 +230,13 @@ class Plan(PhasePlan):
         return self.params(self.resolved(stage, base_model="base"), "encode_samples")
 
     def faces_to_learn(self, wildcards: Any) -> list[str]:
-        """The faces table, where a loss of some variant reads faces."""
+        """The faces in all that is encoded, where a loss of some variant reads faces."""
         subject = self.subjects[wildcards.subject]
-        chosen = [subject.training_of(variant, wildcards.phase) for variant in subject.trained_variants]
-        return [f"results/{wildcards.subject}/faces.parquet"] if any(one.losses.reads_faces for one in chosen) else []
+        chosen = [subject.training_of(variant, wildcards.phase) for variant in subject.native_variants]
+        if not any(one.losses.reads_faces for one in chosen):
+            return []
+        samples = [wildcards.phase, *(["holdout"] if self.holdout_to_encode(wildcards) else [])]
+        return [self.sample_faces(wildcards, name) for name in samples]
 
     def faces_flag(self, wildcards: Any) -> str:
         return " ".join(f"--faces {path}" for path in self.faces_to_learn(wildcards))

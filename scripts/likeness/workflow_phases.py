@@ -68,12 +68,14 @@ class PhasePlan(ProjectFiles):
         return settings.model_copy(update={"where": parts.where, "order_by": parts.order_by, "top": None})
 
     def decision_outputs(self, subject: str) -> dict[str, str]:
-        """Named outputs of the decision: one manifest a phase, or its candidates, the holdout, the decisions."""
+        """Named outputs of the decision: one manifest a phase, or its candidates, the holdout, faces of each, the decisions."""
         folder, refined = f"results/{subject}/phases", self.subjects[subject].refined_phases
         named = {
             f"phase_{slug(phase)}": f"{folder}/{'candidates/' if phase in refined else ''}{phase}.parquet"
             for phase in self.subjects[subject].phases
         }
+        samples = [*self.subjects[subject].phases, "holdout"]
+        named |= {f"faces_{slug(name)}": f"{folder}/faces/{name}.parquet" for name in samples}
         return named | {"holdout": f"{folder}/holdout.parquet", "decisions": f"{folder}/decisions.parquet"}
 
     # ---- behind it -------------------------------------------------------------------------------------------------
@@ -98,6 +100,10 @@ class PhasePlan(ProjectFiles):
 
     def holdout(self, wildcards: Any) -> str:
         return self.decided(wildcards.subject)["holdout"]
+
+    def sample_faces(self, wildcards: Any, samples: str) -> str:
+        """The subject's faces in the samples of a phase, or in the `holdout`."""
+        return self.decided(wildcards.subject)[f"faces_{slug(samples)}"]
 
     # ---- what losses settle ----------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from likeness.config.training import EncodeStage, TrainingSettings, TrainStage
 from likeness.evaluation.score import BASE_ENTRY, Entry, Workplace, entries_of_steps, score_base
 from likeness.miniature.world import render, sample_identities, sample_scenes
 from likeness.store import sha256_of_file
-from likeness.tables import FACES, HOLDOUT, MANIFEST, PHOTOS, write_table
+from likeness.tables import HOLDOUT, MANIFEST, PHOTOS, SAMPLE_FACES, write_table
 from likeness.training.encode import encode_samples
 from likeness.training.train import train_lora
 
@@ -52,7 +52,7 @@ class Claims(World):
         )
         folder, label = self.folder / "train" / f"{name}-{seed}", f"{name}-{seed}"
         encoded, manifest = self.folder / f"{label}.encoded.parquet", self.folder / "whole.parquet"
-        tables = (manifest, self.folder / "photos.parquet", self.store, encoded, None, self.folder / "faces.parquet")
+        tables = (manifest, self.folder / "photos.parquet", self.store, encoded, None, [self.folder / "faces.parquet"])
         encode_samples(encode, *tables)
         stage = TrainStage(training=settings, base_model=self.base_model, init="scratch")
         train_lora(stage, manifest, encoded, None, self.store, folder)
@@ -101,11 +101,10 @@ def world(miniature: Path, tmp_path_factory: pytest.TempPathFactory) -> Claims:
         mask = found.store.save_blob(png(drawn.person_NHW[at].astype(np.uint8) * 255))
         sample = {"sample_id": f"sample-{at}", "image_sha256": sha256, "mask_sha256": mask, "reference_sha256s": []}
         rows.append(sample | {"caption": CAPTION, "repeats": 1})
-        box = dict(zip(("x0", "y0", "x1", "y1"), map(float, drawn.boxes_N4[at]), strict=True))
-        face = {"id": path.stem, "role": "photo", "face": 0, "is_subject": True, "status": "ok", "reason": ""}
-        faces.append(face | box | {"landmarks": drawn.landmarks_N52[at].flatten().tolist()})
+        shown = {"box": drawn.boxes_N4[at].tolist(), "landmarks": drawn.landmarks_N52[at].flatten().tolist()}
+        faces.append({"image_sha256": sha256} | shown)
     write_table(found.folder / "photos.parquet", PHOTOS, photos)
-    write_table(found.folder / "faces.parquet", FACES, faces)
+    write_table(found.folder / "faces.parquet", SAMPLE_FACES, faces)
     write_table(found.folder / "holdout.parquet", HOLDOUT, [row | {"use": "held_out"} for row in rows[:HELD_OUT]])
     write_table(found.folder / "whole.parquet", MANIFEST, rows[HELD_OUT:])
     score_base(found.workplace(), found.base_folder)

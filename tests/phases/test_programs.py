@@ -21,6 +21,7 @@ from likeness.tables import (
     MANIFEST,
     MASKS,
     PHOTOS,
+    SAMPLE_FACES,
     read_rows,
     read_table,
     write_table,
@@ -91,13 +92,19 @@ def test_measured_merged_and_decided_twice_to_the_same_bytes(tables: Path, tmp_p
     for name in ("one", "two"):
         done = decide(tables, tmp_path / name)
         assert done.returncode == 0 and done.stdout.startswith("phase main: 3 of 4 kept\n"), done.stderr
-    written = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert written == ["decisions.parquet", "held-out.json", "holdout.parquet", "main.parquet"]
+    files = [path for path in (tmp_path / "one").rglob("*") if path.is_file()]
+    written = sorted(path.relative_to(tmp_path / "one").as_posix() for path in files)
+    faces = ["faces/holdout.parquet", "faces/main.parquet"]
+    assert written == ["decisions.parquet", *faces, "held-out.json", "holdout.parquet", "main.parquet"]
     for name in written:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
     assert len(read_rows(tmp_path / "one" / "main.parquet", MANIFEST)) == 3
     assert len(read_rows(tmp_path / "one" / "holdout.parquet", HOLDOUT)) == 1
     assert len(read_rows(tmp_path / "one" / "decisions.parquet", DECISIONS)) == 4
+    for name, count in (("main", 3), ("holdout", 1)):
+        samples = {row["image_sha256"] for row in read_rows(tmp_path / "one" / f"{name}.parquet")}
+        shown = read_rows(tmp_path / "one" / "faces" / f"{name}.parquet", SAMPLE_FACES)
+        assert {row["image_sha256"] for row in shown} == samples and len(shown) == count
 
 
 def test_a_manifest_holds_rows_only(measured: Path, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ class World:
     encoded: Path
     mask_kind: str | None = None
     holdout: Path | None = None
-    faces: Path | None = None
+    faces: list[Path] = field(default_factory=list)
     regularisation: list[Path] = field(default_factory=list)
 
     def encode_stage(self, **changes) -> EncodeStage:

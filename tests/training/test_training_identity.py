@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import onnx
@@ -16,7 +18,7 @@ from tests.training.test_training_loop import made_data, normal
 
 from likeness.config.losses import IdentitySettings
 from likeness.errors import UserError
-from likeness.tables import FACES, LOG, read_rows, write_table
+from likeness.tables import LOG, SAMPLE_FACES, read_rows, write_table
 from likeness.training.buckets import cover_and_crop, to_bucket
 from likeness.training.data import Batch, Sample
 from likeness.training.losses.identity import (
@@ -198,20 +200,18 @@ def test_landmarks_take_the_same_way_as_pixels():
 
 
 def faces_of(world, skipped: int = 0) -> None:
-    """A faces table: in each photo but the last `skipped`, the subject's face and another one."""
+    """The subject's face in each photo but the last `skipped`, and that of a photo that is not trained on."""
     rows = []
     for row in read_rows(world.images)[: -skipped or None]:
-        middle = (row["width_px"] / 2, row["height_px"] / 2)
-        for face, points in ((0, landmarks(*middle, 0.2)), (1, landmarks(10, 10, 0.05))):
-            low, high = points.min(axis=0), points.max(axis=0)
-            rows.append(
-                {
-                    "id": row["id"], "role": "photo", "face": face, "landmarks": points.ravel().tolist(),
-                    "x0": low[0], "y0": low[1], "x1": high[0], "y1": high[1], "is_subject": face == 0, "status": "ok",
-                }
-            )  # fmt: skip
-    world.faces = world.root / "faces.parquet"
-    write_table(world.faces, FACES, rows)
+        points = landmarks(row["width_px"] / 2, row["height_px"] / 2, 0.2)
+        rows.append(face_row(row["sha256"], points))
+    world.faces = [world.root / "faces.parquet"]
+    write_table(world.faces[0], SAMPLE_FACES, [*rows, face_row("0" * 64, landmarks(10, 10, 0.05))])
+
+
+def face_row(image_sha256: str, points: np.ndarray) -> dict[str, Any]:
+    box = [*points.min(axis=0).tolist(), *points.max(axis=0).tolist()]
+    return {"image_sha256": image_sha256, "box": box, "landmarks": points.ravel().tolist()}
 
 
 def train(world, out="out", **losses):

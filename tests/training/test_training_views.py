@@ -17,7 +17,7 @@ from tests.training.test_training_train import Killed, bytes_of, kill_at, train,
 
 from likeness.config.training import BucketSettings, TrainingSettings
 from likeness.store import sha256_of_file
-from likeness.tables import ENCODED, FACES, MANIFEST, read_rows, write_table
+from likeness.tables import ENCODED, MANIFEST, SAMPLE_FACES, read_rows, write_table
 from likeness.training.buckets import (
     assign_bucket,
     bucket_sizes,
@@ -118,10 +118,11 @@ def test_mirrored_latents_are_those_of_the_mirrored_picture(pair_world, tiny_fol
 
 def test_faces_are_mirrored_with_their_photo(photo_world):
     world = photo_world
-    world.faces = world.root / "faces.parquet"
+    world.faces = [world.root / "faces.parquet"]
     points = [20.0, 25.0, 40.0, 26.0, 30.0, 35.0, 22.0, 45.0, 38.0, 46.0]
-    face = {"id": "p0", "role": "photo", "is_subject": True, "landmarks": points}
-    write_table(world.faces, FACES, [face | {"x0": 10.0, "y0": 12.0, "x1": 50.0, "y1": 60.0}])
+    (sha256,) = [row["sha256"] for row in read_rows(world.images) if row["id"] == "p0"]
+    face = {"image_sha256": sha256, "box": [10.0, 12.0, 50.0, 60.0], "landmarks": points}
+    write_table(world.faces[0], SAMPLE_FACES, [face])
     world.encode(mirrored=True)
     plain, mirrored = (row for row in read_rows(world.encoded) if row["landmarks"])
     assert (plain["mirrored"], mirrored["mirrored"]) == (False, True)

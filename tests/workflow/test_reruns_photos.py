@@ -16,6 +16,7 @@ from tests.workflow.table import (
     Edit,
     Scene,
     Step,
+    append,
     base,
     choice,
     curation,
@@ -28,6 +29,7 @@ from tests.workflow.table import (
     read_captions,
     revert,
     scores,
+    settings,
     training,
     write_sidecar,
 )
@@ -107,6 +109,8 @@ def bring_back(name: str) -> Edit:
     return lambda scene: (scene.project.folder / "elsewhere" / scene.photo(name).name).rename(scene.photo(name))
 
 
+IDENTITY = "training: {losses: {identity: {model: miniature, min_similarity: -1, sigma_max: 1.0}}}\n"
+
 TABLE = {
     "nothing": [Step(nothing), Step(touch_everything)],
     "an unselected photo changed and reverted": [
@@ -139,6 +143,23 @@ TABLE = {
     ],
     "a selected photo renamed": [
         Step(lambda scene: scene.photo("kept").rename(scene.photo("renamed")), curation("robin", "kept", "renamed")),
+    ],
+    "a loss reads faces; an unselected photo changed, a selected one renamed, a held-out one changed": [
+        Step(
+            append(IDENTITY, "robin"),
+            {*encoding("robin", "main"), *training("robin", "main"), *scores("robin", "main"), *choice("robin")}
+            | settings("robin"),
+            {"training-steps": 4, **NEW_CHECKPOINTS},
+            {"train_lora": 1, **DRAWING},
+        ),
+        Step(darken("top"), curation("robin", "top"), ONE_PHOTO, FACES_AND_MASKS),
+        Step(lambda scene: scene.photo("kept").rename(scene.photo("renamed")), curation("robin", "kept", "renamed")),
+        Step(
+            darken("held_out"),
+            {*curation("robin", "held_out"), *EVALUATION},
+            {**ONE_PHOTO, "score-faces": 1},
+            {**FACES_AND_MASKS, "score_base": 1},
+        ),
     ],
     "a selected photo removed and added again": [
         Step(

@@ -651,6 +651,35 @@ def test_readers_of_every_manifest_ask_for_the_decision(project: Project) -> Non
                 ask(SimpleNamespace(subject="swap", phase=phase))
     with pytest.raises(Undecided):
         plan.candidates(SimpleNamespace(subject="swap", phase="fine"))
+    with pytest.raises(Undecided, match="decide_phases_robin"):
+        plan.faces_to_learn(SimpleNamespace(subject="robin", phase="main"))
+
+
+OF_ALL_PHOTOS = re.compile(
+    r"results/[^/]+/(?:shards/.+|photos|pairs|faces|masks|quality|captions|phases/decisions)\.parquet"
+)
+"""Tables that any edit of any photo writes again."""
+
+
+def test_nothing_behind_the_decision_takes_a_table_of_all_photos(
+    project: Project, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such an input would start the job, and all that follow, by an edit of a photo that no phase trains on."""
+    monkeypatch.chdir(folder)
+    plan, seen = plan_of(project), set()
+    for name in ("training", "evaluation", "exports", "publish", "surgery", "phases"):
+        text = (HOUSE / "rules" / f"{name}.smk").read_text()
+        for block in re.split(r"^rule ", text, flags=re.MULTILINE)[1:]:
+            rule, given = block[: block.index(":")], block[block.index("input:") : block.index("output:")]
+            wildcards, _ = rules()[rule]
+            literal = set(re.findall(r'"(results/.+?)"', given))
+            for values in instances(plan, rule, wildcards):
+                one = SimpleNamespace(**values)
+                asked = [value_of(plan, used, one) for used in re.findall(r"plan\.((?:surgery\.)?\w+)", given)]
+                found = OF_ALL_PHOTOS.findall(" ".join([*asked, *literal]))
+                assert not found, f"{rule} of {values} reads {found}"
+                seen.add(rule)
+    assert {"encode_samples", "train_lora", "score_checkpoints", "publish_lora", "refine_phase", "ablate_lora"} <= seen
 
 
 def test_curation_asks_for_nothing_that_a_training_settles(project: Project) -> None:

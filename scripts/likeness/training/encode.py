@@ -14,7 +14,7 @@ import io
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +26,7 @@ from likeness.klein.load import BaseModel
 from likeness.photos.images import ImageRef, read_images
 from likeness.program import as_about
 from likeness.store import Store, canonical_json, item_key, sha256_of_bytes
-from likeness.tables import ENCODED, FACES, HOLDOUT, MANIFEST, read_rows, write_table
+from likeness.tables import ENCODED, HOLDOUT, MANIFEST, SAMPLE_FACES, read_rows, write_table
 from likeness.training.base import open_base
 from likeness.training.buckets import (
     Size,
@@ -60,7 +60,7 @@ def encode_samples(
     store: Store,
     output: Path,
     holdout: Path | None = None,
-    faces: Path | None = None,
+    faces: Sequence[Path] = (),
     regularisation: Sequence[Path] = (),
 ) -> int:
     """Encode every row of a manifest, what is held out, and all pictures of the tables `regularisation`, into the ENCODED
@@ -76,7 +76,7 @@ def encode_samples(
         (row, use) for group, use in ((rows, ""), (kept, "held_out"), (extra, "regularisation")) for row in group
     ]
     by_sha256 = {image.sha256: image for image in reversed([*read_images(images), *of_class])}
-    encoder = SampleEncoder(stage, store, by_sha256, read_subject_faces(faces) if faces else {})
+    encoder = SampleEncoder(stage, store, by_sha256, read_sample_faces(faces))
     warn_of_captions(encoder, rows)
     everything = [
         (buckets, row, use, mirrored)
@@ -114,13 +114,13 @@ def encode_samples(
 
 @dataclass
 class SampleEncoder:
-    """Makes the items of samples; `images` maps the sha256 of each usable image to where it lies, `faces` (id, role) to
-    the subject's face there."""
+    """Makes the items of samples; `images` maps the sha256 of each usable image to where it lies, `faces` that of
+    an image to the subject's face there."""
 
     stage: EncodeStage
     store: Store
     images: Mapping[str, ImageRef]
-    faces: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
+    faces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models_loaded: int = field(default=0, init=False)
 
     def __post_init__(self) -> None:
@@ -196,11 +196,11 @@ class SampleEncoder:
 
     def face_of(self, image: ImageRef, size: Size, mirrored: bool) -> dict[str, Any]:
         """The subject's landmarks and box in px of the bucket, where they are read and known."""
-        face = self.faces.get((image.id, image.role))
+        face = self.faces.get(image.sha256)
         if face is None:
             return {"landmarks": None, "face_box": None}
         photo_px = (image.width_px or 0, image.height_px or 0)
-        box = to_bucket([face[name] for name in ("x0", "y0", "x1", "y1")], photo_px, size)
+        box = to_bucket(face["box"], photo_px, size)
         points = face["landmarks"]
         landmarks = to_bucket(points, photo_px, size) if points is not None and len(points) == 10 else None
         if mirrored:
@@ -347,11 +347,8 @@ def moved_right(points: Sequence[float] | None, by_px: int) -> list[float] | Non
 
 def class_images(table: Path, store: Store) -> list[ImageRef]:
     """The usable pictures of a regularisation table; those that were drawn lie beside it, and are taken back from the
-    store where they are gone or changed (DamagedFileError where the store lost them too).
-
-    Their role is none of the subject's, so that no face of a photo with the same name is taken for theirs.
-    """
-    images = [replace(image, role="class") for image in read_images(table)]
+    store where they are gone or changed (DamagedFileError where the store lost them too)."""
+    images = read_images(table)
     for image in images:
         if table.parent in Path(image.path).parents:
             store.restore(image.sha256, Path(image.path))
@@ -371,9 +368,9 @@ def regularisation_row(image: ImageRef, caption: str) -> dict[str, Any]:
     }
 
 
-def read_subject_faces(faces: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    """The subject's face in every image that shows one, by (id, role)."""
-    return {(row["id"], row["role"]): row for row in read_rows(faces, FACES) if row["is_subject"]}
+def read_sample_faces(tables: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """The subject's face in every sample that shows one, by the sha256 of its picture."""
+    return {row["image_sha256"]: row for table in tables for row in read_rows(table, SAMPLE_FACES)}
 
 
 def class_caption(stage: EncodeStage, caption: str) -> str:
