@@ -164,7 +164,7 @@ def bench_training(folder: Path, steps: int) -> dict[str, Any]:
     from likeness.training.train import rows_to_train, train_lora
 
     assert isinstance(stage, TrainStage)
-    manifest, encoded = Path("results/robin/phases/main.parquet"), Path("results/robin/encoded/main.parquet")
+    manifest, encoded = Path("results/robin/phases/main.parquet"), Path("results/robin/encoded/main/main.parquet")
     rows = rows_to_train(manifest, encoded, stage.training)
 
     def load() -> Any:

@@ -1,5 +1,5 @@
-# Pictures of the class where a loss reads them, cached latents and embeddings, then one training a variant and phase, here or by another trainer; manifests are taken
-# behind the checkpoint.
+# Pictures of the class where a loss reads them, cached latents and embeddings (one table for all variants of which encoding reads
+# the same), then one training a variant and phase, here or by another trainer; manifests are taken behind the checkpoint.
 
 
 rule index_regularisation:
@@ -64,11 +64,11 @@ rule encode_samples:
         regularisation=plan.regularisation_to_encode,
         models=plan.miniature_base,
     output:
-        "results/{subject}/encoded/{phase}.parquet",
+        "results/{subject}/encoded/{variant}/{phase}.parquet",
     log:
-        "results/.logs/encode_samples/{subject}/{phase}.log",
+        "results/.logs/encode_samples/{subject}/{variant}/{phase}.log",
     benchmark:
-        "results/.benchmarks/encode_samples/{subject}/{phase}.tsv"
+        "results/.benchmarks/encode_samples/{subject}/{variant}/{phase}.tsv"
     conda:
         "../envs/train.yaml"
     threads: 1
@@ -84,7 +84,7 @@ rule encode_samples:
         faces=plan.faces_flag,
         regularisation=plan.regularisation_flag,
     message:
-        "Encode phase {wildcards.phase} of {wildcards.subject}"
+        "Encode for {wildcards.variant} and those like it, phase {wildcards.phase}, of {wildcards.subject}"
     shell:
         'python "$LIKENESS/encode_samples.py" '
         "--settings {params.stage:q} "
@@ -96,7 +96,7 @@ rule encode_samples:
 rule train_lora:
     input:
         manifest=plan.manifest,
-        encoded="results/{subject}/encoded/{phase}.parquet",
+        encoded=plan.encoded,
         previous=plan.previous_steps,
         initial=plan.initial_lora,
         ablation=plan.targets_table,

@@ -31,7 +31,7 @@ def main() -> Work:
     )
     parser.add_argument("--images", type=Path, required=True, help="photos.parquet or pairs.parquet")
     parser.add_argument("--store", type=Path, required=True, help="folder of stored items")
-    parser.add_argument("--output", type=Path, required=True, help="encoded/<phase>.parquet")
+    parser.add_argument("--output", type=Path, required=True, help="encoded/<variant>/<phase>.parquet")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     stage = read_settings(args.settings, EncodeStage)

@@ -16,7 +16,7 @@ from likeness.store import Work
 def main() -> Work:
     parser = parser_for(__doc__)
     parser.add_argument("--manifest", type=Path, required=True, help="phases/<phase>.parquet")
-    parser.add_argument("--encoded", type=Path, required=True, help="encoded/<phase>.parquet")
+    parser.add_argument("--encoded", type=Path, required=True, help="encoded/<variant>/<phase>.parquet")
     parser.add_argument("--previous", type=Path, help="steps.json of the phase before, for init: previous")
     parser.add_argument("--ablation", type=Path, help="ablation/<name>.parquet, where training.targets_from reads it")
     parser.add_argument("--store", type=Path, required=True, help="folder of stored items")

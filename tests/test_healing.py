@@ -37,7 +37,7 @@ def results(tmp_path: Path) -> Path:
             mask = {"id": "a", "role": "photo", "kind": "head", "mask_sha256": sha256, "status": "ok", "reason": ""}
             write_table(folder / f"shards/masks/{place}.parquet", MASKS, [mask])
             row = ENCODED_ROW | {"reference_latents_sha256s": [KEPT, sha256]}
-            write_table(folder / f"encoded/phase{place}.parquet", ENCODED, [row])
+            write_table(folder / f"encoded/variant{place}/main.parquet", ENCODED, [row])
             steps = [{"step": 5, "file": "step-000005.safetensors", "sha256": sha256}]
             write_atomically(folder / f"train/main/phase{place}/steps.json", json.dumps(steps).encode())
             write_table(folder / f"evaluation/main/phase{place}/scores.parquet", SCORES, [score(sha256)])
@@ -64,7 +64,7 @@ def test_tables_that_name_it_are_removed_from_the_jobs_subject_alone(results: Pa
     assert {path.relative_to(results / "robin").as_posix() for path in removed} == {
         "shards/masks/0.parquet",
         "regularisation/0.parquet",
-        "encoded/phase0.parquet",
+        "encoded/variant0/main.parquet",
         "surgery/small0.json",
         "train/main/phase0/steps.json",
         "evaluation/main/phase0/scores.parquet",
@@ -84,7 +84,9 @@ def test_the_jobs_subjects_come_from_its_command(results: Path, monkeypatch: pyt
 def test_a_program_that_misses_a_file_says_what_it_removed_and_that_a_rerun_helps(
     results: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.argv", ["encode_samples.py", "--output", str(results / "robin/encoded/phase9.parquet")])
+    monkeypatch.setattr(
+        "sys.argv", ["encode_samples.py", "--output", str(results / "robin/encoded/variant9/main.parquet")]
+    )
 
     def main() -> None:
         Store(results / ".store").read_blob(LOST)

@@ -13,7 +13,7 @@ from pathlib import Path
 MADE = (
     "shards/*/*.parquet",
     "regularisation/*.parquet",
-    "encoded/*.parquet",
+    "encoded/*/*.parquet",
     "train/*/*/steps.json",
     "surgery/*.json",
     "evaluation/**/scores.parquet",

@@ -204,36 +204,54 @@ class Plan(PhasePlan):
         )
         return self.params(self.resolved(stage, base_model="base"), "train_external", "exports")
 
-    def encode_samples(self, wildcards: Any) -> str:
-        subject = self.subjects[wildcards.subject]
-        chosen = [subject.training_of(variant, wildcards.phase) for variant in subject.native_variants]
-        with_class = any(one.losses.output_preservation for one in chosen)
-        stage = EncodeStage(
+    def encoded(self, wildcards: Any) -> str:
+        """The table that a training reads its encoded samples from."""
+        maker = self._encoded_by[wildcards.subject, wildcards.variant, wildcards.phase]
+        return f"results/{wildcards.subject}/encoded/{maker}/{wildcards.phase}.parquet"
+
+    @cached_property
+    def _encoded_by(self) -> dict[tuple[str, str, str], str]:
+        """The variant by whose settings each training's samples are encoded: the first of which encoding reads the same."""
+        makers: dict[tuple[str, str, str], str] = {}
+        for name, subject in self.subjects.items():
+            first: dict[tuple[str, str], str] = {}
+            for variant in subject.native_variants:
+                for phase in subject.phases_of(variant):
+                    own = subject.training_of(variant, phase)
+                    flags = [own.losses.reads_faces, bool(own.held_out_sigmas), subject.regularised(phase, variant)]
+                    read = canonical_json([self._encode_slice(name, variant, phase).model_dump(mode="json"), flags])
+                    makers[name, variant, phase] = first.setdefault((phase, read), variant)
+        return makers
+
+    def _encode_slice(self, name: str, variant: str, phase: str) -> EncodeStage:
+        """What encoding reads of a variant's settings in one phase."""
+        subject = self.subjects[name]
+        own = subject.training_of(variant, phase)
+        with_class = own.losses.output_preservation is not None
+        return EncodeStage(
             base_model=subject.base_model,
-            buckets=tuple(
-                {canonical_json(one.model_dump()): one for each in chosen for one in each.all_buckets}.values()
-            ),
-            mirrored=any(one.flip > 0 for one in chosen),
+            buckets=own.all_buckets,
+            mirrored=own.flip > 0,
             mask_kind=subject.training.masked_loss.kind,
-            unmasked_weights=tuple(
-                sorted({one.masked_loss.unmasked_weight for one in chosen if not one.masked_loss.inverted})
-            ),
+            unmasked_weights=() if own.masked_loss.inverted else (own.masked_loss.unmasked_weight,),
             class_captions=with_class,
-            sources=any(one.losses.image_slider for one in chosen),
+            sources=own.losses.image_slider is not None,
             trigger=subject.trigger if with_class else "",
             class_word=subject.class_word if with_class else "",
-            prompts=tuple(dict.fromkeys(prompt for one in chosen for prompt in one.prompts)),
-            regularisation_caption=subject.class_caption(wildcards.phase),
+            prompts=tuple(dict.fromkeys(own.prompts)),
+            regularisation_caption=subject.class_caption(phase, variant),
             offline=self.project.offline,
             cpu_threads=self.project.cpu_threads,
         )
+
+    def encode_samples(self, wildcards: Any) -> str:
+        stage = self._encode_slice(wildcards.subject, wildcards.variant, wildcards.phase)
         return self.params(self.resolved(stage, base_model="base"), "encode_samples")
 
     def faces_to_learn(self, wildcards: Any) -> list[str]:
-        """The faces in all that is encoded, where a loss of some variant reads faces."""
-        subject = self.subjects[wildcards.subject]
-        chosen = [subject.training_of(variant, wildcards.phase) for variant in subject.native_variants]
-        if not any(one.losses.reads_faces for one in chosen):
+        """The faces in all that is encoded, where a loss reads faces."""
+        training = self.subjects[wildcards.subject].training_of(wildcards.variant, wildcards.phase)
+        if not training.losses.reads_faces:
             return []
         samples = [wildcards.phase, *(["holdout"] if self.holdout_to_encode(wildcards) else [])]
         return [self.sample_faces(wildcards, name) for name in samples]
@@ -242,10 +260,9 @@ class Plan(PhasePlan):
         return " ".join(f"--faces {path}" for path in self.faces_to_learn(wildcards))
 
     def holdout_to_encode(self, wildcards: Any) -> list[str]:
-        """The held-out samples, where some variant measures its loss on them; they then start encoding and training jobs."""
-        subject = self.subjects[wildcards.subject]
-        chosen = [subject.training_of(variant, wildcards.phase) for variant in subject.native_variants]
-        return [self.holdout(wildcards)] if any(one.held_out_sigmas for one in chosen) else []
+        """The held-out samples, where the training measures its loss on them; they then start encoding and training jobs."""
+        training = self.subjects[wildcards.subject].training_of(wildcards.variant, wildcards.phase)
+        return [self.holdout(wildcards)] if training.held_out_sigmas else []
 
     def holdout_flag(self, wildcards: Any) -> str:
         return " ".join(f"--holdout {path}" for path in self.holdout_to_encode(wildcards))

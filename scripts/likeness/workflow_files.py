@@ -80,9 +80,9 @@ class ProjectFiles:
         return self.reference_files(wildcards.subject).inputs
 
     def regularisation_to_encode(self, wildcards: Any) -> list[str]:
-        """The tables of pictures of the class, where a training of the phase reads them."""
+        """The tables of pictures of the class, where the training reads them."""
         subject = self.subjects[wildcards.subject]
-        if not subject.regularised(wildcards.phase):
+        if not subject.regularised(wildcards.phase, wildcards.variant):
             return []
         folder, own = f"results/{wildcards.subject}/regularisation", subject.regularisation
         return [f"{folder}/photos.parquet"] * bool(own.photos) + [f"{folder}/drawn.parquet"] * bool(own.drawn)

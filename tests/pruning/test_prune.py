@@ -82,7 +82,9 @@ def test_crops_masks_and_samples_stay_as_far_as_tables_name_them(house: House) -
     house.store.save("captions", "paid", {"text": "a caption"})
     house.table("shards/faces/0.parquet", FACES, {"id": "a", "role": "photo", "face": 0, "crop_sha256": crop})
     house.table("masks.parquet", MASKS, {"id": "a", "role": "photo", "mask_sha256": mask, "crop_mask_sha256": on_crop})
-    house.table("encoded/main.parquet", ENCODED, {"latents_sha256": latents, "reference_latents_sha256s": [reference]})
+    house.table(
+        "encoded/main/main.parquet", ENCODED, {"latents_sha256": latents, "reference_latents_sha256s": [reference]}
+    )
     assert house.prune() == {"crops", "masks", "crop_masks", "latents", "reference-latents"}
     assert all(house.has(sha256) for sha256 in (crop, mask, on_crop, latents, reference))
     assert not any(house.has(sha256) for sha256 in gone)

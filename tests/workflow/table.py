@@ -54,8 +54,8 @@ def training(subject: str, *phases: str, variant: str = "main") -> set[str]:
     return {f"train_lora/{subject}/{variant}/{phase}" for phase in phases}
 
 
-def encoding(subject: str, *phases: str) -> set[str]:
-    return {f"encode_samples/{subject}/{phase}" for phase in phases}
+def encoding(subject: str, *phases: str, variant: str = "main") -> set[str]:
+    return {f"encode_samples/{subject}/{variant}/{phase}" for phase in phases}
 
 
 def scores(subject: str, *phases: str, variant: str = "main") -> set[str]:

@@ -118,22 +118,22 @@ CASES = {
         ("make_masks/robin/0",),
     ),
     "latents": Case(
-        lambda place: [place.first_row("encoded/main.parquet", ENCODED, "latents_sha256")],
+        lambda place: [place.first_row("encoded/main/main.parquet", ENCODED, "latents_sha256")],
         TRAIN,
         (".store/trainings",),
-        ("encode_samples/robin/main",),
+        ("encode_samples/robin/main/main",),
     ),
     "embedding": Case(
-        lambda place: [place.first_row("encoded/main.parquet", ENCODED, "embedding_sha256")],
+        lambda place: [place.first_row("encoded/main/main.parquet", ENCODED, "embedding_sha256")],
         TRAIN,
         (".store/trainings",),
-        ("encode_samples/robin/main",),
+        ("encode_samples/robin/main/main",),
     ),
     "loss weights": Case(
-        lambda place: [place.first_row("encoded/main.parquet", ENCODED, "weight_sha256")],
+        lambda place: [place.first_row("encoded/main/main.parquet", ENCODED, "weight_sha256")],
         TRAIN,
         (".store/trainings",),
-        ("encode_samples/robin/main",),
+        ("encode_samples/robin/main/main",),
     ),
     "checkpoint and its by-product": Case(
         lambda place: [place.by_product(4), place.checkpoint(4)], SCORE, (), (TRAIN,), computed=0
@@ -215,7 +215,7 @@ def test_damage_is_found_and_made_again(
 def test_drawn_pictures_of_the_class_are_restored_and_drawn_again(finished_else: Path, tmp_path: Path) -> None:
     project = moved(finished_else, tmp_path / "project")
     before = snapshot(project.folder)
-    store, target = Store(project.folder / "results/.store"), "results/robin/encoded/main.parquet"
+    store, target = Store(project.folder / "results/.store"), "results/robin/encoded/main/main.parquet"
     picture = project.folder / "results/robin/regularisation/drawn/0000.png"
     sha256 = sha256_of_file(picture)
     assert store.holds(sha256)
@@ -227,19 +227,19 @@ def test_drawn_pictures_of_the_class_are_restored_and_drawn_again(finished_else:
 
     restored = encode_again()
     assert restored.code == 0, restored.text
-    assert restored.jobs == {"encode_samples/robin/main"} and sha256_of_file(picture) == sha256
+    assert restored.jobs == {"encode_samples/robin/main/main"} and sha256_of_file(picture) == sha256
     store.blob_path(sha256).write_bytes(b"damaged")
     run = encode_again()
     assert run.code != 0 and "Run the same command again" in run.text and "Traceback" not in run.text
     healed = project.succeed(target)
-    assert healed.jobs == {"draw_class_images/robin", "encode_samples/robin/main"}
+    assert healed.jobs == {"draw_class_images/robin", "encode_samples/robin/main/main"}
     assert healed.computed["generated-images"] == 1
     assert difference(before, snapshot(project.folder)) == []
 
 
 def test_snakemake_heals_damaged_latents_with_the_same_command(project: Project) -> None:
     before = snapshot(project.folder)
-    row = read_rows(project.folder / "results/robin/encoded/main.parquet", ENCODED)[0]
+    row = read_rows(project.folder / "results/robin/encoded/main/main.parquet", ENCODED)[0]
     store = Store(project.folder / "results/.store")
     store.blob_path(row["latents_sha256"]).write_bytes(b"damaged")
     remove(project.folder, ".store/trainings", "robin/train")
@@ -250,6 +250,6 @@ def test_snakemake_heals_damaged_latents_with_the_same_command(project: Project)
     run = project.run(target)
     assert run.code != 0 and "Run the same command again" in run.text and "Traceback" not in run.text
     healed = project.succeed(target)
-    assert healed.jobs == {"encode_samples/robin/main", "train_lora/robin/main/main"}
+    assert healed.jobs == {"encode_samples/robin/main/main", "train_lora/robin/main/main"}
     assert healed.computed == {"latents": 1, "training-steps": 4}
     assert difference(before, snapshot(project.folder)) == []

@@ -99,7 +99,7 @@ def usual(subject: str, kind: str) -> set[str]:
     """Jobs of every subject in one shard, up to its training and from its scores on."""
     once = {f"{rule}/{subject}" for rule in (*MERGES, *CHOSEN)}
     sharded = {f"{rule}/{subject}/0" for rule in (f"index_{kind}", *SHARED)}
-    return once | sharded | {f"merge_photos/{subject}/{kind}", f"encode_samples/{subject}/main"}
+    return once | sharded | {f"merge_photos/{subject}/{kind}", f"encode_samples/{subject}/main/main"}
 
 
 def trained(subject: str, *variants: str) -> set[str]:
@@ -118,7 +118,7 @@ def test_pictures_of_the_class_are_indexed_drawn_and_learned(runs: tuple[Project
     expected = usual("robin", "photos") | trained("robin", "main", "few") | of_class | {"ablate_lora/robin/blocks"}
     assert jobs_of(first, "robin") == expected
     results = project.folder / "results" / "robin"
-    encoded = read_rows(results / "encoded" / "main.parquet", ENCODED)
+    encoded = read_rows(results / "encoded" / "main" / "main.parquet", ENCODED)
     class_ids = {row["sample_id"] for row in encoded if row["regularisation"]}
     assert len(class_ids) == 4, "two photos and two that were drawn"
     for row in read_rows(results / "train" / "main" / "main" / "log.parquet", LOG):
@@ -143,7 +143,7 @@ def test_a_diptych_is_learned_on_its_right_half_and_drawn_as_one_picture(runs: t
     project, first = runs
     assert jobs_of(first, "smile") == usual("smile", "pairs") | trained("smile", "main")
     results = project.folder / "results" / "smile"
-    encoded = read_rows(results / "encoded" / "main.parquet", ENCODED)
+    encoded = read_rows(results / "encoded" / "main" / "main.parquet", ENCODED)
     assert {(row["width_px"], row["height_px"], len(row["reference_latents_sha256s"])) for row in encoded} == {
         (32, 16, 0)
     }
@@ -159,7 +159,7 @@ def test_a_slider_is_learned_from_sources_at_their_targets_size(runs: tuple[Proj
     project, first = runs
     assert jobs_of(first, "grin") == usual("grin", "pairs") | trained("grin", "main")
     results = project.folder / "results" / "grin"
-    encoded = read_rows(results / "encoded" / "main.parquet", ENCODED)
+    encoded = read_rows(results / "encoded" / "main" / "main.parquet", ENCODED)
     sources = {row["source_latents_sha256"] for row in encoded}
     assert len(sources) == 3 and None not in sources and not sources & {row["latents_sha256"] for row in encoded}
     for row in read_rows(results / "train" / "main" / "main" / "log.parquet", LOG):

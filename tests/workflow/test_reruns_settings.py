@@ -159,6 +159,24 @@ TABLE = {
             {"train_lora": 1, "score_checkpoints": 3, "score_finalists": 3},
         ),
     ],
+    "a variant with buckets of its own added": [
+        Step(
+            append("variants: {main: {}, big: {training: {buckets: {resolution_px: 18}}}}\n", "robin"),
+            {
+                *ROBIN,
+                *encoding("robin", "main", variant="big"),
+                *training("robin", "main", variant="big"),
+                *scores("robin", "main", variant="big"),
+                *choice("robin"),
+            },
+            # Its two checkpoints on the select half; the finalist is still another.
+            {
+                **{"latents": 4, "loss-weights": 4, "training-steps": 4},
+                **{"generated-images": 2, "score-faces": 2, "score-pixels": 2, "score-diversity": 2},
+            },
+            {"encode_samples": 1, "train_lora": 1, "score_checkpoints": 3},
+        ),
+    ],
     "a checkpoint picked by hand": [
         Step(
             pick_the_other,

@@ -299,7 +299,8 @@ READ_BY: dict[str, set[str]] = {
     "training.losses.image_slider.prompt": {"train_lora", "publish_lora", "encode_samples"},
     "variants.*.training": {"train_lora"},
     "variants.*.phases": {
-        *("train_lora", "score_checkpoints", "score_finalists", "choose_checkpoint", "publish_lora", "make_surgery")
+        *("encode_samples", "train_lora", "score_checkpoints", "score_finalists", "choose_checkpoint"),
+        *("publish_lora", "make_surgery"),
     },
     "variants.*.trainer": {"train_external"},
     "trainers": {"train_external"},
@@ -471,7 +472,7 @@ def instances(plan: Plan, rule: str, wildcards: set[str]) -> Iterator[dict[str, 
             continue
         if rule == "score_files":
             choices = [[("variant", name)] for name in plan.external(subject)]
-        elif rule in ("train_lora", "train_external"):
+        elif rule in ("encode_samples", "train_lora", "train_external"):
             own = settings.native_variants
             external = rule == "train_external"
             trained = [one for one in plan.trained(subject) if (one[0] not in own) == external]
@@ -652,7 +653,7 @@ def test_readers_of_every_manifest_ask_for_the_decision(project: Project) -> Non
     with pytest.raises(Undecided):
         plan.candidates(SimpleNamespace(subject="swap", phase="fine"))
     with pytest.raises(Undecided, match="decide_phases_robin"):
-        plan.faces_to_learn(SimpleNamespace(subject="robin", phase="main"))
+        plan.faces_to_learn(SimpleNamespace(subject="robin", variant="main", phase="main"))
 
 
 OF_ALL_PHOTOS = re.compile(

@@ -242,21 +242,18 @@ class Subject(Settings):
                 f"Allowed: {', '.join(map(str, training.saved_steps))}"
             )
 
-    def regularised(self, phase: str) -> bool:
-        """Whether some training of a phase reads the regularisation set."""
-        return any(
-            self.training_of(name, phase).losses.prior_preservation is not None
-            for name in self.native_variants
-            if phase in self.phases_of(name)
-        )
+    def regularised(self, phase: str, variant: str) -> bool:
+        """Whether a training reads the regularisation set."""
+        return self.training_of(variant, phase).losses.prior_preservation is not None
 
-    def class_caption(self, phase: str) -> str:
-        """The caption of pictures of the class, where a training of the phase reads them."""
-        return self.regularisation.caption_of(self.class_word) if self.regularised(phase) else ""
+    def class_caption(self, phase: str, variant: str) -> str:
+        """The caption of pictures of the class, where a training reads them."""
+        return self.regularisation.caption_of(self.class_word) if self.regularised(phase, variant) else ""
 
     def _wrong_regularisation(self) -> Iterator[str]:
         """A loss without the pictures that it reads, or pictures that nothing reads."""
-        read = any(self.regularised(phase) for phase in self.phases)
+        native = self.native_variants
+        read = any(self.regularised(phase, variant) for variant in native for phase in self.phases_of(variant))
         if read and self.regularisation.is_empty:
             yield (
                 "training.losses.prior_preservation: there are no pictures of the class; give regularisation.photos, or let "

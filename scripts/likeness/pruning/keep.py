@@ -49,7 +49,7 @@ def keep_tables(kept: Kept, subject: Path) -> None:
     for name, kind in TABLES_WITH_FILES.items():
         columns = [column.name for column in kind.columns if column.name.endswith(("sha256", "sha256s"))]
         tables = [subject / f"{name}.parquet", *(subject / "shards" / name).glob("*.parquet")]
-        for path in [*tables, *(subject / name).glob("*.parquet")]:
+        for path in [*tables, *(subject / name).rglob("*.parquet")]:
             if path.is_file():
                 table = read_table(path, kind, columns)
                 for column in columns:

@@ -123,14 +123,6 @@ class SampleEncoder:
     faces: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     models_loaded: int = field(default=0, init=False)
 
-    def __post_init__(self) -> None:
-        resolutions = [buckets.resolution_px for buckets in self.stage.buckets]
-        if len(set(resolutions)) != len(resolutions):
-            raise UserError(
-                f"training.buckets: variants ask for different buckets of the same resolution_px {resolutions}. "
-                "Give variants with other bucket settings another resolution_px."
-            )
-
     @cached_property
     def base(self) -> BaseModel:
         return open_base(self.stage.base_model, offline=self.stage.offline)
