@@ -13,19 +13,17 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from likeness.config.craft import model_size
 from likeness.config.load import load_project
 from likeness.config.subject import Subject
 from likeness.errors import UserError
 from likeness.models import WantedModel, found_at, how_to_get, is_hub_id, refusal_of, wanted_models
 from likeness.program import run
+from likeness.training.needs import memory_needed, memory_told, time_told
 
 Check = tuple[str, str, str]
 GIB = 1024**3
-TYPICAL_SAMPLES = 25
-"""Of a phase, for the estimate of `steps: auto`."""
-NEEDED_GIB = {"4b": 12, "9b": 22}
-STEP_SECONDS = {"4b": 0.26, "9b": 0.55}
+HEADROOM_GIB = 1.3
+"""What the count of a step leaves out: workspaces of kernels and gaps of the allocator; a guess."""
 
 
 def check_python() -> Check:
@@ -94,26 +92,19 @@ def check_subject(name: str, subject: Subject, memory_gib: float, offline: bool)
             f"{name}: {key_name}",
             "the endpoint's key in the environment",
         )
-    size = model_size(subject)
-    if size and memory_gib:
-        enough = memory_gib >= NEEDED_GIB[size]
-        yield (
-            "ok" if enough else "note",
-            f"{name}: memory",
-            f"klein {size} needs about {NEEDED_GIB[size]} GiB with gradient checkpointing",
-        )
-    if size:
-        steps = sum(
-            subject.training_of(variant, phase).resolve_steps(TYPICAL_SAMPLES).fixed_steps
-            for variant in subject.trained_variants
-            for phase in subject.phases_of(variant)
-        )
-        minutes = steps * STEP_SECONDS[size] / 60
-        yield (
-            "note",
-            f"{name}: time",
-            f"{steps} steps; about {minutes:.0f} min on an H200 at 1024 px, five times that on an RTX 4090",
-        )
+    needed = memory_needed(subject)
+    if needed is None:
+        return
+    recomputed_gib, _ = needed
+    enough = not memory_gib or memory_gib >= recomputed_gib + HEADROOM_GIB
+    text = f"estimated, not measured: {memory_told(subject)}; where it runs out, blocks are recomputed by themselves"
+    yield "note", f"{name}: memory", text if enough else f"{text}; this GPU is probably too small"
+    if told := time_told(subject):
+        yield "note", f"{name}: time", f"estimated, not measured: training {told}; evaluation comes on top"
+
+
+def counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
 
 
 def main() -> None:
@@ -124,7 +115,7 @@ def main() -> None:
     checks = [check_python(), gpu, check_space(folder)]
     try:
         loaded = load_project(folder)
-        checks.append(("ok", "configuration", f"{len(loaded.project.subjects)} subjects"))
+        checks.append(("ok", "configuration", counted(len(loaded.project.subjects), "subject")))
         checks += [("note", "configuration", str(warning)) for warning in loaded.warnings]
         for name, subject in loaded.project.subjects.items():
             checks += check_subject(name, subject, memory_gib, loaded.project.offline)

@@ -13,10 +13,12 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
 from likeness.config.base import ModelSource
+from likeness.config.subject import Subject
 from likeness.models import WantedModel, refusal_of
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 HUB = ModelSource(source="black-forest-labs/FLUX.2-klein-base-9B")
+TOLD = "1500 steps, about 5 minutes on an H200 or 25 minutes on an RTX 4090"
 WANTED = WantedModel(subject="jane", key="base_model", model=HUB)
 
 
@@ -88,6 +90,16 @@ def test_the_driver_is_named_and_one_that_torch_cannot_use_too(doctor, tmp_path:
     assert (state, what, memory_gib) == ("note", "gpu", 0.0) and "driver 570.86.10 is here, but torch" in text
     program.write_text("#!/bin/sh\nexit 9\n")
     assert doctor.driver_version() is None
+
+
+@pytest.mark.parametrize(("gpu_gib", "small"), [(0, False), (8, True), (12, False)])
+def test_what_a_training_needs_is_called_estimated(gpu_gib: float, small: bool, doctor) -> None:
+    given = {"trigger": "j4ne", "photos": [{"path": "data"}], "training": {"rank": 32, "steps": 1500}}
+    found = {what: (state, text) for state, what, text in doctor.check_subject("jane", Subject(**given), gpu_gib, True)}
+    state, memory = found["jane: memory"]
+    assert state == "note" and memory.startswith("estimated, not measured: 10 GiB of GPU memory at 1024 px")
+    assert memory.endswith("this GPU is probably too small") == small
+    assert found["jane: time"] == ("note", f"estimated, not measured: training {TOLD}; evaluation comes on top")
 
 
 def test_the_program_says_what_is_missing(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import pytest
 from likeness.config.base import NAME_PATTERN, RESERVED_NAMES
 from likeness.config.load import HOUSE, load_project
 from likeness.errors import UserError
+from likeness.training.needs import memory_told, time_told
 
 
 @pytest.fixture
@@ -323,7 +324,9 @@ def test_examples_pass_without_warnings_and_state_what_to_expect(folder: Path, p
     write(folder, path.read_text(encoding="utf-8"), path.stem)
     loaded = load_project(folder)
     assert path.stem in loaded.project.subjects and loaded.warnings == ()
-    assert "GPU memory" in path.read_text(encoding="utf-8")
+    told = " ".join(path.read_text(encoding="utf-8").replace("\n#", "").split())
+    subject = loaded.project.subjects[path.stem]
+    assert f"Estimated, not measured: {memory_told(subject)}; {time_told(subject)}." in told
 
 
 @pytest.mark.parametrize("path", sorted((HOUSE / "config" / "presets").glob("*.yaml")), ids=lambda path: path.stem)
