@@ -67,7 +67,7 @@ def test_missing_and_foreign_tables_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="missing"):
         read_table(tmp_path / "none.parquet")
     write_table(tmp_path / "log.parquet", LOG, [{"step": 1}])
-    with pytest.raises(UserError, match="not a faces table"):
+    with pytest.raises(UserError, match="no table `faces` of this version"):
         read_table(tmp_path / "log.parquet", FACES)
 
 

@@ -12,6 +12,10 @@ class UserError(ValueError):
     """A mistake the user can mend; command-line programs print it without a traceback and exit with 2."""
 
 
+class OldTableError(UserError):
+    """A table whose columns are not those of this version; the next run writes it anew."""
+
+
 class DamagedFileError(UserError):
     """A stored file whose bytes changed or are gone; the next run can make it anew, once no table says that it is there."""
 

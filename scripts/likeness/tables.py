@@ -18,7 +18,7 @@ from typing import Any, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from likeness.errors import UserError
+from likeness.errors import OldTableError, UserError
 from likeness.store import canonical_json, write_atomically
 
 
@@ -479,8 +479,8 @@ def read_table(
     file = pq.ParquetFile(path, read_dictionary=list(as_codes))
     found = file.schema_arrow.names
     if kind is not None and found != kind.schema.names:
-        raise UserError(
-            f"{path}: not a {kind.name} table of this version. Found columns {found}. Delete it and run again."
+        raise OldTableError(
+            f"{path}: no table `{kind.name}` of this version. Found columns {found}. Delete it and run again."
         )
     return file.read(columns=None if columns is None else list(columns), use_threads=False)
 

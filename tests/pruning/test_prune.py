@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from filelock import FileLock
 from tests.phases.fabricate import row_of
@@ -185,3 +187,13 @@ def test_what_killed_jobs_of_other_trainers_left_goes_and_unfinished_work_stays(
     assert house.prune() == {TORN}
     assert not rendered.exists() and not stored.exists() and (unfinished / "data" / "photo.png").exists()
     assert house.prune() == set()
+
+
+@pytest.mark.parametrize("path", ["encoded/main.parquet", "evaluation/base/scores.parquet"])
+def test_results_of_an_earlier_version_are_left_for_a_run_to_renew(house: House, path: str) -> None:
+    table = house.subject / path
+    table.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"sample_id": ["a"]}), table)
+    with pytest.raises(UserError, match=r"earlier version.* Run the workflow once, then prune") as caught:
+        kept_of_results([house.results])
+    assert "elete" not in str(caught.value)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from likeness.errors import OldTableError, UserError
 from likeness.store import item_key, sha256_of_bytes
 from likeness.tables import ENCODED, FACES, MASKS, PHOTOS, SCORES, read_table
 from likeness.training.encode import EMBEDDINGS
@@ -34,12 +35,18 @@ class Kept:
 
 
 def kept_of_results(results: Iterable[Path]) -> Kept:
-    """All that the results folders need; raises UserError for a table of another version."""
+    """All that the results folders need; raises UserError for a subject whose tables are of another version."""
     kept = Kept()
     for folder in results:
         for subject in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
-            keep_tables(kept, subject)
-            keep_loras(kept, subject)
+            try:
+                keep_tables(kept, subject)
+                keep_loras(kept, subject)
+            except OldTableError:
+                raise UserError(
+                    f"{subject}: these results are of an earlier version, so it is not known what they need of the store. Run "
+                    f"the workflow once, then prune. If {subject.name} is configured no more, move its folder away first."
+                ) from None
             keep_exports(kept, subject)
     return kept
 
