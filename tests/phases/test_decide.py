@@ -255,6 +255,52 @@ def test_near_duplicates_leave_the_sharpest_that_is_usable() -> None:
     assert len(names_kept(world.decide(limits=QualityLimits(keep_near_duplicates=True)))) == 3
 
 
+def blurred_and_sharp(**blurred: Any) -> World:
+    """Two near duplicates, a blurred and b sharp."""
+    world = World()
+    world.add("a", image={"near_duplicate_group": "g"}, near_duplicate_rank=1, sharpness=1.0, **blurred)
+    world.add("b", image={"near_duplicate_group": "g"}, near_duplicate_rank=0)
+    return world
+
+
+def test_always_of_one_phase_costs_no_other_phase_the_good_near_duplicate() -> None:
+    decision = blurred_and_sharp().decide({"broad": {}, "best": {"always": ("a",)}})
+    assert (names_kept(decision, "broad"), names_kept(decision, "best")) == (["b"], ["a"])
+    assert row_for(decision, "a", "broad")["rule"] == "sharpness"
+    assert row_for(decision, "b", "best")["reason"] == "a near duplicate of a, which is kept"
+    turned = blurred_and_sharp().decide({"broad": {"always": ("a",)}, "best": {"nested": False}})
+    assert (names_kept(turned, "broad"), names_kept(turned, "best")) == (["a"], ["b"])
+
+
+def test_always_that_cannot_keep_a_photo_says_so_and_costs_no_near_duplicate() -> None:
+    decision = blurred_and_sharp(caption={"caption": "", "status": "refused"}).decide(always=("a",))
+    assert names_kept(decision) == ["b"]
+    row = row_for(decision, "a")
+    assert (row["rule"], row["reason"]) == ("caption", "always cannot keep it: it has no caption")
+    world = World()
+    world.add("nobody", face=None, caption={"caption": "", "status": "no_face", "reason": "no face to describe"})
+    row = row_for(world.decide(always=("nobody",)), "nobody")
+    assert (row["rule"], row["reason"]) == ("caption", "always cannot keep it: no face to describe")
+
+
+def test_never_of_a_phase_leaves_it_the_next_best_near_duplicate() -> None:
+    world = blurred_and_sharp()
+    world.change("a", "quality", sharpness=300.0)
+    decision = world.decide({"broad": {"never": ("b",)}, "all": {"nested": False}})
+    assert (names_kept(decision, "broad"), names_kept(decision, "all")) == (["a"], ["b"])
+
+
+@pytest.mark.parametrize("keep_near_duplicates", [False, True])
+def test_a_near_duplicate_of_what_always_keeps_is_not_held_out(keep_near_duplicates: bool) -> None:
+    limits = QualityLimits(keep_near_duplicates=keep_near_duplicates)
+    for before in ([], [HeldOut("b", "")]):
+        world = blurred_and_sharp()
+        world.add("c")
+        decision = world.decide({"broad": {}, "best": {"always": ("a",)}}, before, held_out=1, limits=limits)
+        assert "a" in names_kept(decision, "best") and "b" in names_kept(decision, "broad")
+        assert [held.id for held in decision.held] == ["c"]
+
+
 def test_near_duplicates_of_a_held_out_photo_are_never_trained_on() -> None:
     world = World()
     for index in range(6):
@@ -275,6 +321,7 @@ def test_always_and_never_by_hand() -> None:
     assert sorted(names_kept(decision)) == ["blurred", "good"]
     assert row_for(decision, "blurred")["rule"] == "always" and "sharpness" in row_for(decision, "blurred")["reason"]
     assert row_for(decision, "broken")["rule"] == "status"
+    assert row_for(decision, "broken")["reason"] == "always cannot keep it: damaged"
     assert row_for(decision, "unwanted")["rule"] == "never"
     phases = {"first": {"never": ("good",)}, "second": {"always": ("good",), "where": "false"}}
     decision = world.decide(phases)

@@ -36,7 +36,10 @@ class PhaseSettings(Settings):
     balance_tolerance: float = Field(
         default=0.1, ge=0, le=1, description="How far a framing's share may lie from its wish, as a share of the whole."
     )
-    always: tuple[str, ...] = Field(default=(), description="Names kept by hand in spite of every rule.")
+    always: tuple[str, ...] = Field(
+        default=(),
+        description="Names kept by hand in spite of every limit; a file that cannot be read or has no caption cannot be kept.",
+    )
     never: tuple[str, ...] = Field(default=(), description="Names dropped by hand.")
     nested: bool = Field(default=True, description="Draw from the phase before; false draws from all usable samples.")
     init: str = Field(

@@ -24,7 +24,7 @@ from likeness.phases.samples import Sample, sample_schema
 from likeness.store import sha256_of_bytes
 from likeness.tables import CANDIDATE
 
-VERSION = 1
+VERSION = 2
 STAGE = "phases"
 
 
@@ -68,11 +68,11 @@ class Decision:
 
 @dataclass(frozen=True)
 class Selector:
-    """Selects the samples of all phases; `answers` and `orders` are what SQL says, by phase."""
+    """Selects the samples of all phases; `drops` are those before any choice, `answers` and `orders` what SQL says, by phase."""
 
     stage: DecisionStage
     samples: Sequence[Sample]
-    usable_drops: Mapping[str, Drop]
+    drops: Mapping[str, Mapping[str, Drop]]
     answers: Mapping[str, Sequence[Answer]]
     orders: Mapping[str, Sequence[int]]
 
@@ -95,19 +95,17 @@ class Selector:
     ) -> PhaseDecision:
         drops: dict[str, Drop] = {}
         for index, sample in enumerate(self.samples):
-            drop = self._drop_before_choice(sample, phase, held_out, earlier)
+            drop = self.drops[name].get(sample.id) or self._drop_before_choice(sample, phase, held_out, earlier)
             answer = self.answers[name][index]
             if drop is None and not answer.holds:
                 drop = where_drop(answer)
             if drop is not None:
                 drops[sample.id] = drop
         ordered = [self.samples[index] for index in self.orders[name]]
-        wanted = {*self.stage.always, *phase.always} - {*phase.never}
-        forced = {
-            sample.id
-            for sample in ordered
-            if sample.id in wanted and not untrainable(sample) and sample.id not in held_out
-        }
+        wanted = names_by_hand(self.stage, phase)
+        impossible = {sample.id: drop for sample in ordered if sample.id in wanted and (drop := untrainable(sample))}
+        drops |= {key: Drop(drop.rule, f"always cannot keep it: {drop.reason}") for key, drop in impossible.items()}
+        forced = {sample.id for sample in ordered if sample.id in wanted - {*impossible} - {*held_out}}
         candidates = [sample for sample in ordered if sample.id in forced or sample.id not in drops]
         kept, choice_drops = choose(candidates, forced, phase)
         by_hand = {sample_id: drops.pop(sample_id) for sample_id in sorted(forced & set(drops))}
@@ -120,8 +118,6 @@ class Selector:
         held_out: Mapping[str, Drop],
         earlier: tuple[str, PhaseDecision] | None,
     ) -> Drop | None:
-        if sample.id in self.usable_drops:
-            return self.usable_drops[sample.id]
         if sample.id in phase.never:
             return Drop("never", "dropped by hand (never of this phase)")
         if sample.id in held_out:
@@ -144,15 +140,17 @@ def decide(samples: Sequence[Sample], stage: DecisionStage, held_before: Sequenc
     """
     check_names(samples, stage)
     query = SampleQuery([sample.columns for sample in samples], sample_schema(stage.kind))
+    broken = broken_rules(samples, stage)
     selector = Selector(
         stage=stage,
         samples=samples,
-        usable_drops=usable_drops(samples, stage),
+        drops={name: drops_before_choice(samples, stage, phase, broken) for name, phase in stage.phases.items()},
         answers={name: query.answers(phase.where, f"phases.{name}.where") for name, phase in stage.phases.items()},
         orders={name: query.ordered(phase.order_by, f"phases.{name}.order_by") for name, phase in stage.phases.items()},
     )
     wished = selector.select({})
-    kept_out = still_there(held_before, [one for one in samples if one.id not in selector.usable_drops])
+    usable = [one for one in samples if any(one.id not in drops for drops in selector.drops.values())]
+    kept_out = still_there(held_before, usable)
     held = hold_out(samples, wished, stage, kept_out)
     final = selector.select(held_out_drops(samples, held))
     by_name = {sample.id: sample for sample in samples}
@@ -215,11 +213,27 @@ def check_names(samples: Sequence[Sample], stage: DecisionStage) -> None:
                 raise UserError(f"{key}: there is no {stage.kind[:-1]} {name!r}; {nearest(name, known)}")
 
 
-def usable_drops(samples: Sequence[Sample], stage: DecisionStage) -> dict[str, Drop]:
-    """The drops that all phases share: broken rules, copies of a sample, all but the best of near duplicates."""
+def names_by_hand(stage: DecisionStage, phase: PhaseSettings) -> set[str]:
+    """What a phase keeps by hand: the subject's `always` and its own, without its own `never`."""
+    return {*stage.always, *phase.always} - {*phase.never}
+
+
+def broken_rules(samples: Sequence[Sample], stage: DecisionStage) -> dict[str, Drop]:
+    """The drops that all phases share: the first rule that each sample breaks by itself."""
     limits = limits_of(stage.limits, stage.kind)
-    drops = {sample.id: drop for sample in samples if (drop := unusable(sample, stage, limits))}
-    wanted = {*stage.always}.union(*(phase.always for phase in stage.phases.values()))
+    return {sample.id: drop for sample in samples if (drop := unusable(sample, stage, limits))}
+
+
+def drops_before_choice(
+    samples: Sequence[Sample], stage: DecisionStage, phase: PhaseSettings, broken: Mapping[str, Drop]
+) -> dict[str, Drop]:
+    """The broken rules, copies of a sample, and all but the best near duplicate of those that the phase may keep.
+
+    A sample kept by hand is the best of its near duplicates, in the phases that keep it alone.
+    """
+    drops = dict(broken)
+    by_hand = names_by_hand(stage, phase)
+    wanted = {sample.id for sample in samples if sample.id in by_hand and not untrainable(sample)}
 
     def preference(sample: Sample) -> tuple[bool, int, str, str]:
         rank = sample["near_duplicate_rank"]
@@ -227,7 +241,7 @@ def usable_drops(samples: Sequence[Sample], stage: DecisionStage) -> dict[str, D
 
     first_of: dict[tuple[str, Any], Sample] = {}
     for sample in sorted(samples, key=preference):
-        if sample.id in drops and sample.id not in wanted:
+        if (sample.id in drops or sample.id in phase.never) and sample.id not in wanted:
             continue
         keys = [("duplicate", sample.sample_id)]
         if sample["near_duplicate_group"] is not None and not stage.limits.keep_near_duplicates:
@@ -306,9 +320,14 @@ def hold_out(
     """Choose the held-out samples, at most half of what is selected, those `kept_out` first; names in the order of choice.
 
     Preferred are samples that many phases would train on (the cleanest), then close or half framings with a face, then
-    light set-ups that are not yet held out; ties break by a hash of the image. Samples named by `always` stay.
+    light set-ups that are not yet held out; ties break by a hash of the image. Samples named by `always` stay, and so do
+    their near duplicates, which held out would drop them.
     """
-    by_hand = {*stage.always}.union(*(phase.always for phase in stage.phases.values()))
+    named = {*stage.always}.union(*(phase.always for phase in stage.phases.values()))
+    groups_by_hand = {one["near_duplicate_group"] for one in samples if one.id in named and not untrainable(one)} - {
+        None
+    }
+    by_hand = named | {one.id for one in samples if one["near_duplicate_group"] in groups_by_hand}
     counts = selected(wished)
     pool = [sample for sample in samples if counts[sample.id] and sample.id not in by_hand]
     groups: set[str | None] = set()
