@@ -77,7 +77,7 @@ def test_mistakes_of_several_files_come_together(folder: Path) -> None:
         (GOOD + "pick: {variant: nope, phase: main, step: 1}\n", "pick.variant: no variant 'nope'"),
         ("recipe: edit\ntrigger: x\nphotos: a\n", "pairs: missing; recipe 'edit' needs"),
         (GOOD + "base_model: black-forest-labs/FLUX.2-klein-9B\n", "is distilled"),
-        (GOOD + 'training: {targets: "transformer_blocks\\\\.12\\\\.attn\\\\.to_q"}\n', "klein 4b has 5"),
+        (GOOD + 'training: {targets: "transformer_blocks\\\\.12\\\\.attn\\\\.to_q"}\n', "klein-4b has 5 double blocks"),
     ],
 )
 def test_what_cannot_work_is_an_error(folder: Path, text: str, expected: str) -> None:

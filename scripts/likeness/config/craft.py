@@ -1,15 +1,15 @@
-"""Rules of the craft: what cannot work is an error; what usually goes wrong is a warning with its source.
+"""Rules of the craft: what cannot work is an error (impossible.py); what usually goes wrong is a warning with its source.
 
 Each rule reads one subject's settings and names the key. Rules about the photos themselves are reported after curation.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from likeness.config.faces import NO_DETECTOR
+from likeness.config.impossible import impossible
+from likeness.config.source import KeyPath
 from likeness.config.subject import MINIATURE, Subject
 from likeness.config.training import TrainingSettings
 
@@ -28,50 +28,14 @@ class CraftWarning:
 
 
 Rule = Callable[[Subject], Iterator[tuple[str, str, str]]]
-BLOCKS = {"9b": (8, 24), "4b": (5, 20)}
 
 
-def check_craft(name: str, subject: Subject, errors: list[str]) -> list[CraftWarning]:
-    """Append what cannot work to `errors`; return what deserves a second look."""
-    errors.extend(f"subject {name}: {key}: {text}" for key, text in impossible(subject))
+def check_craft(name: str, subject: Subject, errors: list[str], place: Callable[[KeyPath], str]) -> list[CraftWarning]:
+    """Append what cannot work to `errors`, with its `place` in a file; return what deserves a second look."""
+    errors.extend(
+        f"{place(key)}: subject {name}: {'.'.join(map(str, key))}: {text}" for key, text in impossible(subject)
+    )
     return [CraftWarning(name, *found) for rule in WARNINGS for found in rule(subject)]
-
-
-def model_size(subject: Subject) -> str | None:
-    """4b or 9b by the base model's name; None for anything else."""
-    match = re.search(r"klein-(?:base-)?(4b|9b)", subject.base_model.source.lower())
-    return match.group(1) if match else None
-
-
-def impossible(subject: Subject) -> Iterator[tuple[str, str]]:
-    """Settings that no training can follow."""
-    source = subject.base_model.source.lower()
-    distilled = "klein" in source and "base" not in source and subject.base_model.source != MINIATURE
-    size = model_size(subject)
-    if subject.faces.backend == NO_DETECTOR and subject.recipe != "style":
-        yield (
-            "faces.backend",
-            f"none finds no face, and recipe {subject.recipe!r} trains only on photos with one. Choose a detector",
-        )
-    if subject.faces.backend == NO_DETECTOR and subject.reference:
-        yield "reference", "names photos of a face, but faces.backend is none. Remove it, or choose a detector"
-    for variant in subject.trained_variants:
-        training = subject.training_of(variant, subject.phases_of(variant)[0])
-        if distilled and not training.allow_distilled:
-            yield (
-                "base_model",
-                f"{subject.base_model.source!r} is distilled; training collapses early. "
-                "Use the base checkpoint, or set training.allow_distilled",
-            )
-        for kind, index in (
-            re.findall(r"(single_transformer_blocks|transformer_blocks)\\\.\(?(\d+)", training.targets) if size else []
-        ):
-            limit = BLOCKS[size or "4b"][kind.startswith("single")]
-            if int(index) >= limit:
-                yield (
-                    f"variants.{variant}",
-                    f"targets name {kind}.{index}, but klein {size} has {limit} (0 to {limit - 1})",
-                )
 
 
 def all_trainings(subject: Subject) -> list[TrainingSettings]:

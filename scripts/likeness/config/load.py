@@ -9,6 +9,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,9 @@ def load_project(folder: Path, configfiles: Sequence[Path] = (), overrides: dict
     for name, key, text in strangers(subjects):
         place = _place(key, [subject_sources[name], defaults])
         errors.append(f"{place}: subject {name}: {'.'.join(key)}: {text}")
-    warnings = [warning for name, subject in subjects.items() for warning in check_craft(name, subject, errors)]
+    warnings: list[CraftWarning] = []
+    for name, subject in subjects.items():
+        warnings += check_craft(name, subject, errors, partial(_place, sources=[subject_sources[name], defaults]))
     if errors or project is None:
         count = f"{len(errors)} mistake{'s' if len(errors) != 1 else ''} in the configuration"
         raise UserError("\n  ".join([f"{count}; nothing was started:", *errors]))
