@@ -395,6 +395,34 @@ def test_thirds_are_balanced_to_the_largest_set() -> None:
     assert "close-11" in kept and len(kept) == 12
 
 
+@pytest.mark.parametrize("balance", [None, {"close": 1 / 3, "half": 1 / 3, "full": 1 / 3}])
+def test_top_counts_those_kept_by_hand_with_balance_as_without(balance: dict[str, float] | None) -> None:
+    world = World()
+    for framing, count in (("close", 8), ("half", 5), ("full", 4)):
+        for index in range(count):
+            world.add(f"{framing}-{index}", framing=framing, sharpness=400.0 - index)
+    by_hand = tuple(f"close-{index}" for index in range(4, 8))
+    phase = {"balance": balance, "balance_tolerance": 0.0, "order_by": "sharpness DESC", "always": by_hand}
+    kept = {top: names_kept(world.decide({"main": {**phase, "top": top}})) for top in range(1, 13)}
+    assert all({*by_hand} <= {*names} for names in kept.values())
+    assert [len(kept[top]) for top in (1, 3, 4, 6)] == [4, 4, 4, 6]
+    assert all(len(names) <= max(top, 4) for top, names in kept.items()) and len(kept[12]) == 12
+    if balance:
+        assert sorted({*kept[6]} - {*by_hand}) == ["full-0", "half-0"]
+
+
+def test_balance_says_what_it_misses_in_a_sample() -> None:
+    world = World()
+    for name, framing in (("near", "close"), ("nearer", "close"), ("far", "full"), ("odd", None)):
+        world.add(name, framing=framing)
+    world.add("middle", framing="half")
+    decision = world.decide({"main": {"balance": {"close": 0.5, "half": 0.5}, "balance_tolerance": 0.0}})
+    reasons = {row["id"]: row["reason"] for row in decision.decisions if row["rule"] == "balance"}
+    assert reasons["odd"] == "its framing is unknown, so that it counts for no wished share"
+    assert reasons["far"] == "no share is wished for framing full"
+    assert sorted(reasons.values())[0] == "enough samples of framing close for the wished shares"
+
+
 def test_what_was_held_out_stays_so_under_a_new_name_or_with_new_bytes() -> None:
     world = World()
     for index in range(10):

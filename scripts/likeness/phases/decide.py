@@ -263,18 +263,14 @@ def where_drop(answer: Answer) -> Drop:
 def choose(
     candidates: Sequence[Sample], forced: Collection[str], phase: PhaseSettings
 ) -> tuple[list[Sample], dict[str, Drop]]:
-    """Apply balance and top to candidates in order; forced samples come first and are always kept."""
+    """Apply balance and top to candidates in order; forced samples are always kept and take places from the others."""
     drops: dict[str, Drop] = {}
     kept = list(candidates)
     if phase.balance:
         balanced = _balanced(kept, forced, phase, None)
-        for sample in kept:
-            if sample.id not in balanced:
-                drops[sample.id] = Drop(
-                    "balance", f"enough samples of framing {sample['framing']} for the wished shares"
-                )
-        capped = _balanced(kept, forced, phase, phase.top) if phase.top is not None else balanced
+        drops = {sample.id: balance_drop(sample, phase) for sample in kept if sample.id not in balanced}
         kept = [sample for sample in kept if sample.id in balanced]
+        capped = balanced if phase.top is None else _balanced(kept, forced, phase, phase.top)
     else:
         capped = first_places([sample.id for sample in kept], forced, phase.top)
     for place, sample in enumerate(kept, start=1):
@@ -296,17 +292,35 @@ def top_drop(place: int, top: int) -> Drop:
     return Drop("top", f"place {place} in the order; {top} are kept", float(place), float(top))
 
 
+def balance_drop(sample: Sample, phase: PhaseSettings) -> Drop:
+    """The drop of a sample that balance leaves over: its framing has its share, has none, or is unknown."""
+    framing = sample["framing"]
+    if framing is None:
+        return Drop("balance", "its framing is unknown, so that it counts for no wished share")
+    if not (phase.balance or {}).get(framing):
+        return Drop("balance", f"no share is wished for framing {framing}")
+    return Drop("balance", f"enough samples of framing {framing} for the wished shares")
+
+
 def _balanced(samples: Sequence[Sample], forced: Collection[str], phase: PhaseSettings, most: int | None) -> set[str]:
-    """Names of the largest balanced set, forced samples first in their class and in any case."""
+    """Names of the largest balanced set of at most so many, forced samples first in their class and in any case.
+
+    Forced samples over the share of their class, or of none, take their places from all others.
+    """
     assert phase.balance
     by_class: dict[str, list[str]] = defaultdict(list)
     for sample in sorted(samples, key=lambda sample: sample.id not in forced):
         by_class[sample["framing"]].append(sample.id)
     available = {name: len(names) for name, names in by_class.items() if name is not None}
-    counts = balanced_counts(
-        available, {str(name): share for name, share in phase.balance.items()}, phase.balance_tolerance, most
-    )
-    return {name for key, count in counts.items() for name in by_class[key][:count]} | {*forced}
+    shares = {str(name): share for name, share in phase.balance.items()}
+    room = len(samples) if most is None else most
+    while room > 0:
+        counts = balanced_counts(available, shares, phase.balance_tolerance, room)
+        names = {name for key, count in counts.items() for name in by_class[key][:count]} | {*forced}
+        if most is None or len(names) <= most:
+            return names
+        room = min(room, sum(counts.values())) - 1
+    return {*forced}
 
 
 def selected(decided: Mapping[str, PhaseDecision]) -> Counter[str]:
