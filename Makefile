@@ -54,6 +54,7 @@ new: $(VENV)/.installed ## NAME=jane RECIPE=character PHOTOS=path TRIGGER=j4ne, 
 
 curate: $(VENV)/.installed ## every photo, its fate and reason, mask and caption; stops before anything that needs a GPU
 	$(SNAKEMAKE) --cores $(CORES) curate
+	@printf 'every photo and its fate  %s\n' $(call quoted,$(FOLDER)/results/report/curate.html)
 
 try: $(VENV)/.installed ## NAME=jane PROMPT="…" SCALE=0.9, BESIDE=film.safetensors METHOD=sum|k-lora|masked WORD=film: draw one image
 	@$(RUN) scripts/try_lora.py --folder $(call quoted,$(FOLDER)) --name $(call quoted,$(NAME)) --prompt $(call quoted,$(PROMPT)) --scale "$(or $(SCALE),1.0)" \
@@ -68,9 +69,10 @@ inspect: $(VENV)/.installed ## FILE=x.safetensors: say what a LoRA file is, from
 doctor: $(VENV)/.installed ## check GPU, memory, disk, weights and configuration
 	@$(RUN) scripts/check_machine.py --folder $(call quoted,$(FOLDER))
 
+# No rule is needed to unlock, and the project's own cannot be read while its configuration has a mistake.
 unlock: $(VENV)/.installed ## after a crash of Snakemake itself: look for live orphans, then unlock
 	@$(RUN) scripts/unlock_results.py --folder $(call quoted,$(FOLDER))
-	$(SNAKEMAKE) --unlock
+	$(SNAKEMAKE) --snakefile /dev/null --unlock
 
 why: $(VENV)/.installed ## TARGET=jane: what the next run would do, and which edit is the reason; before running
 	@cd $(call quoted,$(FOLDER)) && $(RUN) "$(CURDIR)/scripts/explain_run.py" $(TARGET)

@@ -7,6 +7,7 @@ is used at the same time, without a merged file.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -54,9 +55,7 @@ def main() -> None:
     set_threads(stage.evaluation.cpu_threads)
     lora = Path("results") / args.name / "lora" / f"{args.name}.safetensors"
     if args.scale and not lora.is_file():
-        raise UserError(
-            f"{lora}: {args.name} has no published LoRA yet. Run: python -m snakemake --cores all {args.name}"
-        )
+        raise UserError(why_unpublished(args.name, lora.parent.parent / "best.json"))
     if stage.kind == "pairs" and not args.reference:
         raise UserError(f"{args.name} is an edit: give --reference with the picture to change")
     references = [image_of(path) for path in sources]
@@ -77,6 +76,18 @@ def main() -> None:
         mixture=Mixture(args.method, tuple(others), words) if others else None,
     )
     print(f"wrote {output}")
+
+
+def why_unpublished(name: str, best: Path) -> str:
+    """Why a subject has no LoRA: no run came so far, or no checkpoint was chosen."""
+    try:
+        chosen = json.loads(best.read_text("utf-8"))
+    except FileNotFoundError:
+        return f"{name} has no published LoRA yet. Run: .venv/bin/python -m snakemake --cores all {name}"
+    if chosen["variant"] is None:
+        reason = chosen["rule"].removeprefix("no choice: ")
+        return f"{name}: no checkpoint was chosen, so no LoRA is published: {reason}. Choose one by hand with `pick:`."
+    return f"{name}: the chosen LoRA is not published yet. Run: .venv/bin/python -m snakemake --cores all {name}"
 
 
 if __name__ == "__main__":

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-MAKEFILE = Path(__file__).parents[1] / "Makefile"
+HOUSE = Path(__file__).parents[1]
+MAKEFILE = HOUSE / "Makefile"
 PYTHON = """\
 #!/usr/bin/env python3
 import json, os, sys
@@ -75,3 +77,25 @@ def test_another_project_is_named_by_its_folder(folder: Path) -> None:
     for target, program in (("why", "explain_run.py"), ("prune", "prune_store.py")):
         (*_, call) = made(folder, target, FOLDER="it's mine")
         assert call == [str(folder / "scripts" / program)]
+
+
+def test_unlocking_waits_for_no_valid_configuration(folder: Path, tmp_path: Path) -> None:
+    """A crash, then a half-made edit: the real Snakemake takes the locks away although the project cannot be read."""
+    project = tmp_path / "project"
+    (project / "config").mkdir(parents=True)
+    (project / "config" / "config.yaml").write_text("shards: [", "utf-8")
+    locks = project / ".snakemake" / "locks"
+    locks.mkdir(parents=True)
+    (locks / "0.input.lock").write_text("data/robin/photo.png\n")
+    (*_, call) = made(folder, "unlock", FOLDER=str(project))
+    done = subprocess.run([sys.executable, *call], cwd=HOUSE, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not locks.exists()
+
+
+def test_curating_ends_with_where_the_page_lies(folder: Path) -> None:
+    made(folder, "curate", FOLDER="it's mine")
+    command = ["make", "--no-print-directory", "-s", "curate", "FOLDER=it's mine"]
+    environment = {"PATH": "/usr/bin:/bin", "CALLS": str(folder / "calls")}
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, env=environment)
+    assert done.stdout.splitlines()[-1].endswith("  it's mine/results/report/curate.html")

@@ -6,7 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+from tests.workflow.project import Project
 
+from likeness.workflow import Plan
 from likeness.workflow_inputs import MISSING, Folders
 
 
@@ -81,3 +83,22 @@ def test_a_folder_that_cannot_be_listed_is_asked_for_each_file(folder: Path, mon
 
     monkeypatch.setattr(os, "scandir", closed)
     assert Folders().sorted_out(["data/plain.png", "data/none.png"]).inputs == ["data/plain.png"]
+
+
+@pytest.mark.parametrize("kind", ["photos", "pairs"])
+def test_a_mask_that_no_photo_takes_is_told(folder: Path, kind: str) -> None:
+    """Photos that are masked are named as their masks; a pair's mask bears the pair's name."""
+    names = {"photos": ["one.jpg", "sub/two.png"], "pairs": ["one_start.png", "one_end.png"]}[kind]
+    taken = {"photos": ["one.png", "sub/two.png"], "pairs": ["one.png"]}[kind]
+    for name in (*names, *(f"masks/{mask}" for mask in taken)):
+        (folder / "set" / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "set" / name).touch()
+    recipe = "edit" if kind == "pairs" else "character"
+    project = Project(folder)
+    project.configure(f"recipe: {recipe}\ntrigger: j4ne\n{kind}: [{{path: set, masks: set/masks}}]\n", "jane")
+    about_masks = [warning for warning in Plan.load([], {}).warnings if "mask" in str(warning)]
+    assert about_masks == []
+    for stray in ("robin-77.png", "sub.jpg"):
+        (folder / "set" / "masks" / stray).touch()
+    (warning,) = [str(warning) for warning in Plan.load([], {}).warnings if "mask" in str(warning)]
+    assert warning.startswith("jane: set/masks/robin-77.png and 1 more: nobody's mask.")

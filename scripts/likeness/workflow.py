@@ -56,7 +56,7 @@ class Plan(PhasePlan):
     def __init__(self, loaded: Loaded) -> None:
         super().__init__(loaded.project)
         self.surgery = SurgeryPlan(self)
-        self.warnings = (*loaded.warnings, *self._loras_left_out())
+        self.warnings = (*loaded.warnings, *self._loras_left_out(), *self._masks_of_nobody())
 
     @classmethod
     def load(cls, configfiles: Sequence[Path], overrides: dict[str, Any]) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from glob import glob
 from pathlib import Path
@@ -13,7 +13,7 @@ from likeness.captions.contents import edits_of
 from likeness.config.project import Project
 from likeness.config.subject import Subject
 from likeness.errors import UserError
-from likeness.photos.names import PhotoFile, list_photos, shard_of
+from likeness.photos.names import PhotoFile, join, list_photos, shard_of, walk_files
 from likeness.photos.pairs import PairFiles, list_pairs
 from likeness.workflow_inputs import MISSING, Folders, UserFiles
 
@@ -169,6 +169,20 @@ class ProjectFiles:
             for variant in self.external(subject)
             for path, state in self._loras(subject, variant).others.items()
         ]
+
+    def _masks_of_nobody(self) -> Iterator[str]:
+        """Warnings about masks drawn by hand that no photo or pair takes; folders of masks alone are walked for it."""
+        for name, subject in self.subjects.items():
+            folders = {folder.masks for folder in (*subject.photos, *subject.pairs) if folder.masks}
+            taken = {found.mask_path for found in self._listed[name]} if folders else set()
+            for folder in sorted(folders):
+                left = [path for path in walk_files(folder) if join(folder, path) not in taken]
+                if left:
+                    more = f" and {len(left) - 1} more" if len(left) > 1 else ""
+                    yield (
+                        f"{name}: {join(folder, left[0])}{more}: nobody's mask. A mask is a PNG that is named as its photo "
+                        "or pair, below the masks folder as the photo below its own."
+                    )
 
     def external_flag(self, wildcards: Any) -> str:
         """`--loras` for the files of external variants, where there are any."""

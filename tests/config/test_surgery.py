@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import yaml
+from tests.workflow.project import HOUSE, Project
 
 from likeness.config.load import load_project
 from likeness.config.surgery import Parent, Surgery, parent_from_text
@@ -175,3 +178,15 @@ def test_a_candidate_can_be_picked_by_hand(tmp_path):
     subject = load(tmp_path, surgery=small, pick={"variant": "small", "phase": "surgery", "step": 0})
     assert subject.pick and subject.pick.variant == "small"
     assert "no variant 'smal'" in mistakes(tmp_path, surgery=small, pick={"variant": "smal", "phase": "x", "step": 0})
+
+
+def test_the_example_of_the_docs_is_whole(tmp_path: Path) -> None:
+    """As it is printed, beside the second subject and the file that it names."""
+    (tmp_path / "drawer").mkdir()
+    (tmp_path / "drawer" / "film-look.safetensors").touch()
+    text = (HOUSE / "docs" / "surgery.md").read_text("utf-8").partition("```yaml\n")[2].partition("```")[0]
+    project = Project(tmp_path)
+    project.configure(text, "jane")
+    project.configure("recipe: character\ntrigger: s4m\nphotos: data/sam\n", "sam")
+    subject = load_project(tmp_path).project.subjects["jane"]
+    assert {"small", "clean", "both"} <= set(subject.surgery) and subject.ablation and subject.probe

@@ -144,6 +144,7 @@ def test_a_base_of_ones_own_is_named(call, state_dict, tmp_path):
         ("average_loras", ["{out}", "{a}", "--ema", 1], "ema: 1 is not allowed"),
         ("subtract_lora", ["{a}", "{a}", "{out}", "--project", 0], "project: 0 is not allowed"),
         ("inspect_lora", ["absent.safetensors"], "does not exist"),
+        ("inspect_lora", [""], "give FILE=…"),
     ],
 )
 def test_mistakes_are_one_line_and_leave_no_file(program, arguments, message, call, drawer, tmp_path):
