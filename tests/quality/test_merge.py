@@ -35,7 +35,7 @@ def measured_set(lights: list[str], seed: int) -> list[dict[str, Any]]:
 
 def merged(rows: list[dict[str, Any]], **images: dict[str, Any]) -> list[dict[str, Any]]:
     photos = [
-        row_of(PHOTOS, id=row["id"], status="ok", reason="", sha256=row["id"], **images.get(row["id"], {}))
+        row_of(PHOTOS, id=row["id"], status="ok", reason="", **({"sha256": row["id"]} | images.get(row["id"], {})))
         for row in rows
     ]
     faces = [row_of(FACES, id=row["id"], role="photo", face=0, is_subject=True, embedding_kind="k") for row in rows]
@@ -67,11 +67,26 @@ def test_backgrounds_are_counted() -> None:
     assert found == [0, 1, 2] * 3
 
 
-def test_clusters_are_numbered_by_first_appearance_and_gaps_stay_null() -> None:
-    features = [[0.0, 0.0], None, [9.0, 9.0], [0.1, 0.0], [9.0, 9.1], [5.0]]
-    assert clusters(features, 1.0, "euclidean") == [0, None, 1, 0, 1, None]
-    assert clusters([None, None], 1.0, "euclidean") == [None, None]
-    assert clusters([[1.0]], 1.0, "euclidean") == [0]
+def test_clusters_are_numbered_by_size_then_by_the_smallest_hash_and_gaps_stay_null() -> None:
+    features = [[0.0, 0.0], None, [9.0, 9.0], [0.1, 0.0], [9.0, 9.1], [5.0], [40.0, 0.0], [9.1, 9.0]]
+    assert clusters(features, list("abcdefgh"), 1.0, "euclidean") == [1, None, 0, 1, 0, None, 2, 0]
+    assert clusters(features[:6], list("abcdef"), 1.0, "euclidean") == [0, None, 1, 0, 1, None]
+    assert clusters(features[:6], list("dbacef"), 1.0, "euclidean") == [1, None, 0, 1, 0, None]
+    assert clusters([None, None], ["a", "b"], 1.0, "euclidean") == [None, None]
+    assert clusters([[1.0]], ["a"], 1.0, "euclidean") == [0]
+
+
+def test_renamed_photos_keep_the_numbers_of_their_light_and_background() -> None:
+    rows = measured_set(["left", "even", "dim", "even", "left", "even"], 3)
+    shas = {row["id"]: {"sha256": f"{index * 7 % 6:064x}"} for index, row in enumerate(rows)}
+    found = {row["id"]: (row["light_cluster"], row["background_cluster"]) for row in merged(rows, **shas)}
+    assert [found[row["id"]][0] for row in rows] == [1, 0, 2, 0, 1, 0]
+    others = {row["id"]: f"q{9 - index}" for index, row in enumerate(rows)}
+    turned = [row | {"id": others[row["id"]]} for row in reversed(rows)]
+    again = merged(turned, **{others[name]: sha for name, sha in shas.items()})
+    assert {row["id"]: (row["light_cluster"], row["background_cluster"]) for row in again} == {
+        others[name]: numbers for name, numbers in found.items()
+    }
 
 
 def test_leave_one_out_agrees_with_brute_force() -> None:
@@ -124,7 +139,8 @@ def test_large_sets_are_clustered_as_small_ones(monkeypatch: pytest.MonkeyPatch)
     planted = rng.integers(0, 5, 400)
     features = (planted[:, None] * 10.0 + rng.normal(0, 0.3, (400, 3))).tolist()
     features += [[200.0 + index, 0.0, 0.0] for index in (0, 0, 50)]
-    exact = clusters(features, 4.0, "euclidean")
+    names = [f"{index:03d}" for index in rng.permutation(len(features))]
+    exact = clusters(features, names, 4.0, "euclidean")
     monkeypatch.setattr(merge, "MOST_LINKED", 40)
-    assert clusters(features, 4.0, "euclidean") == exact
+    assert clusters(features, names, 4.0, "euclidean") == exact
     assert len(set(exact)) == 7

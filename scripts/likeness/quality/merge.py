@@ -5,7 +5,7 @@ They are made from the measures of single photos alone, cost little, and are mad
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -35,8 +35,11 @@ def merge_quality(
     groups = {image["id"]: image["near_duplicate_group"] for image in images}
     shas = {image["id"]: image["sha256"] or "" for image in images}
     copies = {image["id"] for image in images if image["status"] != "ok"}
-    lights = clusters([row["light_features"] for row in kept], settings.light_distance, "euclidean")
-    backgrounds = clusters([row["background_histogram"] for row in kept], settings.background_distance, "cityblock")
+    names = [shas.get(row["id"], "") for row in kept]
+    lights = clusters([row["light_features"] for row in kept], names, settings.light_distance, "euclidean")
+    backgrounds = clusters(
+        [row["background_histogram"] for row in kept], names, settings.background_distance, "cityblock"
+    )
     cosines = leave_one_out_cosines(
         [None if row["id"] in copies else row["embedding"] for row in kept],
         [kinds.get((row["id"], "photo", row["face"]), kinds.get((row["id"], "target", row["face"]))) for row in kept],
@@ -64,21 +67,31 @@ def subject_rows(rows: Sequence[Row], faces: Sequence[Row]) -> list[Row]:
     return [max(by_name[name], key=fitness) for name in sorted(by_name)]
 
 
-def clusters(features: Sequence[Sequence[float] | None], distance: float, metric: Metric) -> list[int | None]:
-    """Group features by average linkage cut at a distance; clusters are numbered from 0 in order of first appearance.
+def clusters(
+    features: Sequence[Sequence[float] | None], names: Sequence[str], distance: float, metric: Metric
+) -> list[int | None]:
+    """Group features by average linkage cut at a distance; the largest cluster is 0, and so on.
 
-    Entries without features, or with another number of them than the first, have no cluster.
+    names: hashes of what has the features; of equal clusters the one with the smallest name comes first, so that neither
+    the files' names nor their order number anything. Entries without features, or with another number of them than the
+    one of the smallest name, have no cluster.
     """
-    usable = [index for index, entry in enumerate(features) if entry is not None]
+    usable = sorted(
+        (index for index, entry in enumerate(features) if entry is not None), key=lambda index: names[index]
+    )
     length = len(features[usable[0]] or ()) if usable else 0
     usable = [index for index in usable if len(features[index] or ()) == length]
     labels: list[int | None] = [None] * len(features)
     if not usable:
         return labels
     values = np.asarray([features[index] for index in usable], np.float64)
-    numbers: dict[int, int] = {}
-    for index, label in zip(usable, cluster_labels(values, distance, metric), strict=True):
-        labels[index] = numbers.setdefault(int(label), len(numbers))
+    found = cluster_labels(values, distance, metric).tolist()
+    sizes = Counter(found)
+    places = {
+        label: place for place, label in enumerate(sorted(sizes, key=lambda label: (-sizes[label], found.index(label))))
+    }
+    for index, label in zip(usable, found, strict=True):
+        labels[index] = places[label]
     return labels
 
 
