@@ -37,7 +37,7 @@ TWO = "phases:\n  broad: {}\n  fine: {%s}\n"
             "train_loss_percentile desc nulls last, sharpness, id desc",
             Parts("true", "sharpness, id DESC", "true", "train_loss_percentile DESC NULLS LAST"),
         ),
-        ("true", "train_loss_percentile", Parts("true", "sample_id", "true", "train_loss_percentile")),
+        ("true", "train_loss_percentile", Parts("true", "sha256", "true", "train_loss_percentile")),
         (
             "(train_loss_percentile < 90 OR train_loss_percentile IS NULL) AND yaw_deg < 30",
             "id",

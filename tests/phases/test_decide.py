@@ -151,15 +151,30 @@ def test_names_and_order_of_the_tables_do_not_matter_for_manifests(tmp_path: Pat
     assert as_bytes(world.decide(PHASES, held_out=3), tmp_path) == before
 
 
-def test_ties_break_by_sample_id() -> None:
+def test_ties_break_by_the_picture() -> None:
     world = World()
     for index in range(9):
         world.add(f"photo-{index}", sharpness=300.0)
     decision = world.decide({"main": {"order_by": "sharpness DESC", "top": 4}})
-    ids = sorted(row["sample_id"] for row in decision.decisions)
-    assert [row["sample_id"] for row in decision.manifests["main"]] == ids[:4]
+    pictures = sorted(row["sha256"] for row in world.images)
+    assert [row["image_sha256"] for row in decision.manifests["main"]] == pictures[:4]
     dropped = [row for row in decision.decisions if not row["kept"]]
     assert [row["rule"] for row in dropped] == ["top"] * 5 and {row["threshold"] for row in dropped} == {4.0}
+
+
+@pytest.mark.parametrize("phase", [{"balance": {"close": 0.5, "half": 0.5}, "balance_tolerance": 0.0}, {"top": 6}])
+@pytest.mark.parametrize("order_by", [{}, {"order_by": "sharpness"}])
+def test_an_edited_caption_of_a_sample_left_over_exchanges_none(phase: dict, order_by: dict) -> None:
+    world = World()
+    for index in range(8):
+        world.add(f"photo-{index}", framing="close" if index < 5 else "half")
+    first = world.decide({"main": phase | order_by})
+    left = {row["id"] for row in first.decisions} - {*names_kept(first)}
+    assert len(left) == 2
+    for name in left:
+        for line in range(8):
+            world.change(name, "captions", caption=f"line {line}")
+            assert world.decide({"main": phase | order_by}).manifests == first.manifests
 
 
 def test_sample_ids_hang_on_image_mask_references_and_caption_only() -> None:
@@ -336,6 +351,19 @@ def test_a_name_that_no_photo_has_is_an_error_with_the_nearest() -> None:
         world.decide({"main": {"always": ("beach-img-1",)}})
     with pytest.raises(UserError, match="in both"):
         world.decide(always=("beach-img-01",), never=("beach-img-01",))
+    with pytest.raises(UserError) as raised:
+        phase = {"never": ("beach-img-02", "beach-img-01.webp"), "always": ("beach-img-02",)}
+        world.decide({"main": phase}, always=("nobody", "beach-img-01"), never=("beach-img-01",))
+    lines = str(raised.value).splitlines()
+    assert [line.split(":")[0] for line in lines] == [
+        "always and never",
+        "always",
+        "phases.main.always and phases.main.never",
+        "phases.main.always",
+        "phases.main.never",
+        "phases.main.never",
+    ]
+    assert "'beach-img-01.webp'; did you mean 'beach-img-01'?" in lines[-1]
 
 
 def test_phases_that_do_not_nest_draw_from_all_usable() -> None:

@@ -22,7 +22,7 @@ class PhaseSettings(Settings):
     where: str = Field(
         default="true", description="SQL condition over the sample's columns (quality, captions, photos or pairs)."
     )
-    order_by: str = Field(default="sample_id", description="SQL order; ties break by sample id.")
+    order_by: str = Field(default="sha256", description="SQL order; ties break by the hash of the picture.")
     losses_of: str | None = Field(
         default=None,
         description="Variant whose training on the phase before gives the column train_loss_percentile (0 to 100) to where, "

@@ -198,19 +198,22 @@ def remember(held_before: Sequence[HeldOut], samples: Sequence[Sample], named: S
 
 
 def check_names(samples: Sequence[Sample], stage: DecisionStage) -> None:
-    """Refuse names in always and never that no photo or pair has, and names that are in both."""
+    """Refuse names in always and never that no photo or pair has, and names that are in both; all of them at once."""
     known = {sample.id for sample in samples}
-    lists: list[tuple[str, Collection[str]]] = [("always", stage.always), ("never", stage.never)]
-    for name, phase in stage.phases.items():
-        lists += [(f"phases.{name}.always", phase.always), (f"phases.{name}.never", phase.never)]
-        if both := sorted({*phase.always} & {*phase.never}):
-            raise UserError(f"phases.{name}: {both[0]!r} is in always and in never. Remove one of them.")
-    if both := sorted({*stage.always} & {*stage.never}):
-        raise UserError(f"always, never: {both[0]!r} is in both. Remove one of them.")
-    for key, names in lists:
-        for name in names:
-            if name not in known:
-                raise UserError(f"{key}: there is no {stage.kind[:-1]} {name!r}; {nearest(name, known)}")
+    lists: list[tuple[str, Collection[str], Collection[str]]] = [("", stage.always, stage.never)]
+    lists += [(f"phases.{name}.", phase.always, phase.never) for name, phase in stage.phases.items()]
+    wrong: list[str] = []
+    for place, always, never in lists:
+        both = sorted({*always} & {*never})
+        wrong += [f"{place}always and {place}never: {name!r} is in both. Remove one of them." for name in both]
+        for key, names in (("always", always), ("never", never)):
+            wrong += [
+                f"{place}{key}: there is no {stage.kind[:-1]} {name!r}; {nearest(name, known)}"
+                for name in names
+                if name not in known
+            ]
+    if wrong:
+        raise UserError("\n".join(wrong))
 
 
 def names_by_hand(stage: DecisionStage, phase: PhaseSettings) -> set[str]:
@@ -235,9 +238,9 @@ def drops_before_choice(
     by_hand = names_by_hand(stage, phase)
     wanted = {sample.id for sample in samples if sample.id in by_hand and not untrainable(sample)}
 
-    def preference(sample: Sample) -> tuple[bool, int, str, str]:
-        rank = sample["near_duplicate_rank"]
-        return (sample.id not in wanted, 2**31 if rank is None else rank, sample.sample_id or "", sample.id)
+    def preference(sample: Sample) -> tuple[bool, int, str, str, str]:
+        rank = 2**31 if sample["near_duplicate_rank"] is None else sample["near_duplicate_rank"]
+        return (sample.id not in wanted, rank, sample.image_sha256 or "", sample.sample_id or "", sample.id)
 
     first_of: dict[tuple[str, Any], Sample] = {}
     for sample in sorted(samples, key=preference):

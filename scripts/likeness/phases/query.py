@@ -24,6 +24,10 @@ LOCK = (
     "SET enable_external_access = false",
     "SET lock_configuration = true",
 )
+CLOCKS = frozenset(
+    {"age", "current_localtime", "current_localtimestamp", "pg_conf_load_time", "pg_postmaster_start_time"}
+)
+"""Functions that read the clock though DuckDB's catalogue calls them, or one of their forms, consistent."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,7 @@ class SampleQuery:
                 "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability IN ('VOLATILE', 'CONSISTENT_WITHIN_QUERY')"
             ).fetchall()
         }
+        self.changing |= CLOCKS
         for command in LOCK:
             self.connection.execute(command)
 
@@ -77,8 +82,10 @@ class SampleQuery:
             raise UserError(f"{place}: {condition!r} gives {kinds[0]}, not true or false. Compare it with something.")
         return [_answer(row, texts) for row in rows]
 
-    def ordered(self, order_by: str, place: str, ties: str = "sample_id, id") -> list[int]:
+    def ordered(self, order_by: str, place: str, ties: str = "sha256, sample_id, id") -> list[int]:
         """Positions of all samples in this order; `ties` are columns that break ties, `_row` the place given here.
+
+        The picture breaks them first: the sample id hangs on the caption too, whose edit would exchange samples.
 
         Raises UserError for anything but expressions that may stand after SQL's ORDER BY.
         """
