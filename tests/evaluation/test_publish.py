@@ -72,6 +72,7 @@ def test_both_formats_are_written_and_load_in_full(project):
             "main", 250, "night", 3, "csim", 0.5, split="report", lora_scale=0.8, image=image, prompt="j4ne at night"
         )
     ]
+    rows.append({**rows[0], "prompt_id": "boats", "prompt": "boats at dawn"})
     record = publish(project, best_of(project, 250), rows)
     folder = project.results / "lora"
     count = len(read_lora(folder / "jane.safetensors").modules)
@@ -92,6 +93,7 @@ def test_both_formats_are_written_and_load_in_full(project):
         "agreement",
     ):
         assert told in card, told
+    assert card.index("images/night.png") < card.index("images/boats.png") < card.index("(without the trigger)")
     assert (folder / "images" / "night.png").read_bytes() == b"a picture"
 
 

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from likeness.config.evaluation import PublishStage
+from likeness.trigger import trigger_pattern
+from likeness.yaml_text import yaml_text
 
 INSIGHTFACE_RECOGNISERS = ("glintr100", "w600k_r50", "w600k_mbf")
+TAGS = ("lora", "flux2", "klein", "likeness")
 SHOWN_SETTINGS = ("rank", "alpha", "targets", "steps", "learning_rate", "batch_size", "gradient_accumulation", "seed")
 
 
@@ -42,9 +45,9 @@ def licence_verdict(base_source: str, recogniser: str) -> Verdict:
             "Apache-2.0", "yes", "the 4B base model is Apache-2.0 and no insightface pack took part in the choice"
         )
     return Verdict(
-        "that of the base model",
+        "licence unknown to Likeness",
         "unknown",
-        f"Likeness does not know the licence of the base model {base_source}; read it first",
+        f"read the licence of {base_source} first",
     )
 
 
@@ -63,21 +66,20 @@ def write_card(
     """
     verdict = licence_verdict(stage.base_model.source, str(best["calibration"].get("recogniser") or ""))
     strength = best["lora_scale"]
+    front = {"base_model": stage.base_model.source, "library_name": "diffusers", "instance_prompt": stage.trigger}
     lines = [
         "---",
-        f"base_model: {stage.base_model.source}",
-        "library_name: diffusers",
-        f"instance_prompt: {stage.trigger}",
-        "tags: [lora, flux2, klein, likeness]",
+        yaml_text({**front, "tags": list(TAGS)}).rstrip(),
         "---",
         "",
         f"# {subject}",
         "",
-        f"A {stage.recipe} LoRA for {stage.base_model.source}, {modules} adapted modules.",
+        f"{'An' if stage.recipe[0] in 'aeiou' else 'A'} {stage.recipe} LoRA for {stage.base_model.source}, {modules} adapted modules.",
         "",
         "## Use",
         "",
         f"- Trigger: `{stage.trigger}` ({stage.class_word}). Recommended strength: **{strength:g}**.",
+        *_source_lines(stage),
         f'- diffusers: `pipeline.load_lora_weights("{subject}.safetensors")`',
         f"- ComfyUI: {f'no file, since {no_comfyui}' if no_comfyui else f'`{subject}.comfyui.safetensors` in `models/loras`'}",
         "",
@@ -93,9 +95,19 @@ def write_card(
         *_score_lines(best),
         *_setting_lines(stage),
         *_data_lines(decisions),
-        *_sample_lines(samples),
+        *_sample_lines(samples, stage.trigger),
     ]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _source_lines(stage: PublishStage) -> list[str]:
+    """How the picture to change is given, of an edit."""
+    if stage.recipe != "edit":
+        return []
+    return [
+        "- It changes a picture, so it needs one: `pipeline(image=picture, prompt=…)`, further references behind it as "
+        "`image=[picture, reference]`, in the order of the training pairs; in ComfyUI as reference latents.",
+    ]
 
 
 def _score_lines(best: Mapping[str, Any]) -> list[str]:
@@ -143,6 +155,11 @@ def _data_lines(decisions: Sequence[Mapping[str, Any]]) -> list[str]:
     return [*lines, ""] if counts else []
 
 
-def _sample_lines(samples: Sequence[tuple[str, str]]) -> list[str]:
-    lines = [f"![{prompt.replace('[', '(').replace(']', ')')}]({file})\n{prompt}\n" for file, prompt in samples]
+def _sample_lines(samples: Sequence[tuple[str, str]], trigger: str) -> list[str]:
+    """The pictures with their prompts; what was drawn without the trigger shows what the LoRA leaves alone, and says so."""
+    lines = []
+    for file, prompt in samples:
+        shown = prompt.replace("[", "(").replace("]", ")")
+        mark = "" if trigger_pattern(trigger).search(prompt) else " *(without the trigger)*"
+        lines.append(f"![{shown}]({file})\n{prompt}{mark}\n")
     return ["## Samples", "", *lines] if lines else []

@@ -21,6 +21,7 @@ from likeness.evaluation.score import lora_of
 from likeness.locks import writing
 from likeness.store import Store, sha256_of_file, write_atomically
 from likeness.tables import SCORES, read_rows
+from likeness.trigger import trigger_pattern
 
 VERSION = 1
 MOST_SAMPLES = 6
@@ -59,7 +60,7 @@ def publish_lora(
             path.replace(output_folder / path.name)
         staging.rmdir()
         rows = [row for table in score_tables for row in read_rows(table, SCORES)]
-        samples = write_samples(output_folder / "images", best, rows, store)
+        samples = write_samples(output_folder / "images", best, rows, store, stage.trigger)
         missing = "" if (output_folder / comfyui).exists() else no_comfyui()
         card = write_card(subject, stage, best, settled_decisions(decisions.parent), samples, modules, missing)
         write_atomically(output_folder / "README.md", card.encode())
@@ -124,9 +125,12 @@ def own_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def write_samples(
-    folder: Path, best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], store: Store
+    folder: Path, best: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], store: Store, trigger: str
 ) -> list[tuple[str, str]]:
-    """Restore a few report-half images of the chosen checkpoint; returns (relative file, prompt), one a prompt."""
+    """Restore a few report-half images of the chosen checkpoint, one a prompt; returns (relative file, prompt).
+
+    Prompts with the trigger come first.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     found: dict[str, Mapping[str, Any]] = {}
     for row in rows:
@@ -136,7 +140,9 @@ def write_samples(
             if first is None or row["seed"] < first["seed"]:
                 found[row["prompt_id"]] = row
     samples = []
-    for prompt_id, row in sorted(found.items())[:MOST_SAMPLES]:
+    is_with = trigger_pattern(trigger).search
+    ordered = sorted(found.items(), key=lambda item: (is_with(item[1]["prompt"]) is None, item[0]))
+    for prompt_id, row in ordered[:MOST_SAMPLES]:
         store.restore(row["image"], folder / f"{prompt_id}.png")
         samples.append((f"{folder.name}/{prompt_id}.png", row["prompt"]))
     return samples
