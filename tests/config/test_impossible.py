@@ -119,3 +119,44 @@ def test_a_distilled_base_is_told_by_its_own_name(tmp_path: Path, source: str, i
     assert len(found) == is_distilled
     assert all(line.startswith("config/subjects/jane.yaml:3: subject jane: base_model: ") for line in found)
     assert mistakes(tmp_path, GOOD + f"base_model: {source}\ntraining: {{allow_distilled: true}}\n") == []
+
+
+@pytest.mark.parametrize(
+    ("section", "told"),
+    [
+        (
+            "captions: {backend: fact}",
+            "captions.backend: no backend 'fact'; did you mean 'facts'? Allowed: endpoint, facts",
+        ),
+        (
+            "faces: {backend: opencvv}",
+            "faces.backend: no backend 'opencvv'; did you mean 'opencv'? Allowed: insightface, none",
+        ),
+        ("masks: {backend: grabcutt}", "masks.backend: no backend 'grabcutt'; did you mean 'grabcut'?"),
+        (
+            "evaluation: {recogniser_backend: insightfac}",
+            "evaluation.recogniser_backend: no backend 'insightfac'; did you mean 'insightface'? Allowed: insightface, opencv",
+        ),
+    ],
+)
+def test_a_backend_that_nobody_registers_is_told_before_any_job(tmp_path: Path, section: str, told: str) -> None:
+    (found,) = mistakes(tmp_path, GOOD + section + "\n")
+    assert found.startswith(f"config/subjects/jane.yaml:3: subject jane: {told}")
+
+
+def test_a_backend_of_an_installed_package_is_known(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "site" / "own_masks-1.dist-info"
+    package.mkdir(parents=True)
+    (package / "METADATA").write_text("Name: own-masks\nVersion: 1\n")
+    (package / "entry_points.txt").write_text("[likeness.masks]\nown = absent_module:Masker\n")
+    monkeypatch.syspath_prepend(str(package.parent))
+    assert mistakes(tmp_path, GOOD + "masks: {backend: own}\n") == []
+    assert "Allowed: folder, grabcut, own, sam2" in mistakes(tmp_path, GOOD + "masks: {backend: owm}\n")[0]
+
+
+def test_an_edit_that_facts_cannot_caption_is_warned_of(tmp_path: Path) -> None:
+    edit = "recipe: edit\ntrigger: x\npairs: data\n"
+    assert mistakes(tmp_path, edit + "captions: {backend: facts}\n") == []
+    assert [warning.key for warning in load_project(tmp_path).warnings] == ["captions.instruction"]
+    assert mistakes(tmp_path, edit + "captions: {backend: facts, instruction: smile}\n") == []
+    assert load_project(tmp_path).warnings == ()

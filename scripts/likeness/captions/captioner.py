@@ -11,16 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from likeness.backends import load_backend
+from likeness.backends import CAPTIONS, load_backend
 from likeness.captions.facts import Facts
 from likeness.config.captions import CaptionStage
 from likeness.photos.images import ImageRef
-
-SHIPPED = {
-    "facts": "likeness.captions.measured:FactsCaptioner",
-    "transformers": "likeness.captions.local:TransformersCaptioner",
-    "endpoint": "likeness.captions.endpoint:EndpointCaptioner",
-}
 
 
 @dataclass(frozen=True)
@@ -78,4 +72,4 @@ class Captioner(Protocol):
 
 def captioner_class(name: str) -> type[Captioner]:
     """The backend of that name; raises UserError with the nearest known one."""
-    return load_backend("captions", name, SHIPPED)
+    return load_backend("captions", name, CAPTIONS)

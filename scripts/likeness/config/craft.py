@@ -139,6 +139,16 @@ def _style_without_judge(subject: Subject) -> Iterator[tuple[str, str, str]]:
         )
 
 
+def _edit_without_words(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    if subject.recipe == "edit" and subject.captions.backend == "facts" and not subject.captions.instruction:
+        yield (
+            "captions.instruction",
+            "facts cannot caption an edit, so pairs without a text of their own are dropped. Say once for all what is edited, "
+            "or choose another captions.backend",
+            "caption design",
+        )
+
+
 def _short_phase_chain(subject: Subject) -> Iterator[tuple[str, str, str]]:
     first = next(iter(subject.phases.values()))
     if (
@@ -180,6 +190,7 @@ WARNINGS: tuple[Rule, ...] = (
     _head_swap_padding,
     _same_recogniser,
     _style_without_judge,
+    _edit_without_words,
     _short_phase_chain,
     _kind_of_adapter,
 )

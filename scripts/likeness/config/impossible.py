@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from likeness.backends import CAPTIONS, FACES, MASKS, backend_names
+from likeness.config.conditions import wrong_conditions
 from likeness.config.faces import NO_DETECTOR
 from likeness.config.source import KeyPath
 from likeness.config.subject import Subject
 from likeness.config.surgery import OTHER
 from likeness.config.training import TrainingSettings
-from likeness.errors import UserError
+from likeness.errors import UserError, nearest
 from likeness.klein.family import Layout, known_layout
 from likeness.klein.targets import target_regex
 from likeness.training.shape import chosen, group_modules, weight_shapes
@@ -23,7 +25,7 @@ Mistake = tuple[KeyPath, str]
 
 def impossible(subject: Subject) -> Iterator[Mistake]:
     """Settings that no training and no surgery can follow, each once."""
-    found = [*_without_faces(subject), *_distilled(subject)]
+    found = [*_unknown_backends(subject), *_without_faces(subject), *_distilled(subject), *wrong_conditions(subject)]
     layout = known_layout(model_name(subject))
     if layout is not None:
         found += [*_absent_targets(subject, layout), *_absent_blocks(subject, layout)]
@@ -54,6 +56,20 @@ def _holds(values: Any, key: KeyPath) -> bool:
             return False
         values = values[part]
     return True
+
+
+def _unknown_backends(subject: Subject) -> Iterator[Mistake]:
+    """Names that neither the project nor an installed package registers at the door where they are looked up."""
+    chosen_names: list[tuple[KeyPath, str, str, list[str]]] = [
+        (("faces", "backend"), subject.faces.backend, "faces", [*FACES, NO_DETECTOR]),
+        (("masks", "backend"), subject.masks.backend, "masks", [*MASKS]),
+        (("captions", "backend"), subject.captions.backend, "captions", [*CAPTIONS]),
+        (("evaluation", "recogniser_backend"), subject.evaluation.recogniser_backend, "faces", [*FACES]),
+    ]
+    for key, name, door, shipped in chosen_names:
+        # Looking for what is installed takes longer than all other checks.
+        if name not in shipped and name not in (known := backend_names(door, shipped)):
+            yield key, f"no backend {name!r}; {nearest(name, known)}"
 
 
 def _without_faces(subject: Subject) -> Iterator[Mistake]:

@@ -14,14 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from likeness.backends import load_backend
+from likeness.backends import FACES, load_backend
 from likeness.config.faces import FaceSettings
-
-SHIPPED = {
-    "insightface": "likeness.faces.insightface_pack:InsightfaceDetector",
-    "opencv": "likeness.faces.haar:HaarDetector",
-    "yolo": "likeness.faces.yolo:YoloDetector",
-}
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ class Detector(Protocol):
 
 def detector_class(name: str) -> Any:
     """Import the detector that `faces.backend` names; raises UserError with the nearest name."""
-    return load_backend("faces", name, SHIPPED)
+    return load_backend("faces", name, FACES)
 
 
 def unit_length(vector_D: NDArray) -> NDArray[np.float32] | None:

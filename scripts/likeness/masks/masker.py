@@ -11,16 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from likeness.backends import load_backend
+from likeness.backends import MASKS, load_backend
 from likeness.config.masks import MaskKind, MaskSettings
 from likeness.faces.detector import Face
-
-SHIPPED = {
-    "sam2": "likeness.masks.sam2_transformers:Sam2Masker",
-    "sam2-package": "likeness.masks.sam2_package:Sam2PackageMasker",
-    "grabcut": "likeness.masks.grabcut:GrabCutMasker",
-    "folder": "likeness.masks.folder:FolderMasker",
-}
 
 
 class Masker(Protocol):
@@ -39,4 +32,4 @@ class Masker(Protocol):
 
 def masker_class(name: str) -> Any:
     """Import the mask maker that `masks.backend` names; raises UserError with the nearest name."""
-    return load_backend("masks", name, SHIPPED)
+    return load_backend("masks", name, MASKS)
