@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pydantic import ValidationError
 
 from likeness.config.faces import CropSettings
+from likeness.config.photos import LONGEST_SIDE_PX, PhotoSettings
 from likeness.errors import UserError
 from likeness.faces.crop import CropGeometry, border_share, crop_geometry, cut, cut_mask, decode_png, encode_png
 from likeness.faces.detector import Face
@@ -39,6 +41,14 @@ def test_crop_over_the_border_repeats_the_edge_and_is_counted():
     assert np.array_equal(crop[:, :10], np.repeat(image[:40, :1], 10, axis=1))
     assert border_share(geometry, 50, 60) == pytest.approx(10 / 40)
     assert border_share(CropGeometry(0, 0, 40, 0, 40), 50, 60) == 0
+
+
+def test_the_longest_photo_that_a_setting_allows_can_be_cut() -> None:
+    longest = np.zeros((64, LONGEST_SIDE_PX, 3), np.uint8)
+    longest[:, -32:] = 255
+    assert (cut(longest, CropGeometry(LONGEST_SIDE_PX - 32, 0, 32, 0, 32)) == 255).all()
+    with pytest.raises(ValidationError, match="less than or equal to 32766"):
+        PhotoSettings(max_side_px=LONGEST_SIDE_PX + 1)
 
 
 @given(st.floats(-40, 40))

@@ -8,6 +8,9 @@ from pydantic import BeforeValidator, Field
 
 from likeness.config.base import Settings
 
+LONGEST_SIDE_PX = 32766
+"""The longest side of a picture that OpenCV can cut a crop from: it counts places in 16 bits."""
+
 
 class PhotoFolder(Settings):
     """One folder of photos; a bare string in YAML is its `path`."""
@@ -66,7 +69,12 @@ class PhotoSettings(Settings):
     min_side_px: int = Field(
         default=256, ge=8, description="Photos whose shorter side is below this are dropped, in px."
     )
-    max_side_px: int = Field(default=16384, ge=64, description="Photos with a longer side are dropped unread, in px.")
+    max_side_px: int = Field(
+        default=16384,
+        ge=64,
+        le=LONGEST_SIDE_PX,
+        description="Photos with a longer side are dropped unread, in px.",
+    )
     near_duplicate_bits: int = Field(
         default=8,
         ge=0,
