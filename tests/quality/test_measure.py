@@ -201,6 +201,11 @@ def test_pairs_are_compared_with_their_source(tmp_path: Path) -> None:
     assert rows[0]["pair_identity"] == 1.0 and rows[0]["pose_delta_deg"] == pytest.approx(0, abs=1e-5)
     folder.measure()
     assert folder.counts == (0, 2)
+    rows = folder.measure(QualitySettings(background_bins=5, sharpness_crop_px=64))
+    assert folder.counts == (1, 1), "a pair has neither histogram nor sharpness of its own"
+    assert {name: rows[0][name] for name in direct} == pytest.approx(direct, rel=1e-5)
+    folder.measure(QualitySettings(working_side_px=64))
+    assert folder.counts == (2, 0)
 
 
 def test_identity_is_held_against_a_reference_that_shows_a_face(tmp_path: Path) -> None:
@@ -214,6 +219,18 @@ def test_identity_is_held_against_a_reference_that_shows_a_face(tmp_path: Path) 
     assert folder.measure()[0]["pair_identity"] == 0.0
     folder.faces = [row for row in folder.faces if row["role"] != "reference"]
     assert folder.measure()[0]["pair_identity"] == 1.0
+
+
+def test_the_first_reference_by_its_role_is_held_against(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    source, target = good_pair(rng)
+    folder = Folder(tmp_path)
+    for pair in ("other", "pair"):
+        for number, who in (("2", 0), ("", 3)) if pair == "pair" else (("", 0),):
+            folder.add(pair, f"reference{number}", draw(person(rng), even_scene(rng), person=who, size_px=96))
+        folder.add(pair, "source", source)
+        folder.add(pair, "target", target)
+    assert [row["pair_identity"] for row in folder.measure()] == [1.0, 0.0]
 
 
 def test_pairs_of_other_sizes_and_without_faces_are_compared_on_the_targets_grid(tmp_path: Path) -> None:

@@ -32,6 +32,11 @@ DIGITS = 6
 NOT_MEASURED_WITH = ("body_pose", "light_distance", "background_distance")
 """Settings that the item of a photo or pair does not depend on; keypoints are an item of their own."""
 
+NOT_COMPARED_WITH = {
+    name: QualitySettings.model_fields[name].default for name in ("sharpness_crop_px", "background_bins")
+}
+"""Settings that the item of a pair does not depend on either; it is keyed as by their defaults."""
+
 Row = Mapping[str, Any]
 Candidates = dict[tuple[str, str], list[Row]]
 
@@ -91,7 +96,9 @@ def measure_shard(
     without a face is compared as a whole. Where no face was looked for, nothing is measured and the photo is not read.
     """
     assert (settings.body_pose is None) == (body_model is None), "a configured body model is used"
-    by_role = {(image.id, image.role): image for image in images}
+    by_id: dict[str, dict[str, ImageRef]] = defaultdict(dict)
+    for image in sorted(images, key=lambda image: image.role):
+        by_id[image.id][image.role] = image
     measurer = Measurer(candidates_of(faces), mask_hashes(masks), settings, store, load, body_model)
     unseen = {(row["id"], row["role"]): row for row in faces if row["status"] == NOT_LOOKED_FOR}
     rows: list[dict[str, Any]] = []
@@ -102,8 +109,8 @@ def measure_shard(
             rows.append(row_unmeasured(unseen[image.id, image.role]))
             continue
         measurer.forget()
-        source = by_role.get((image.id, "source")) if image.role == "target" else None
-        references = [by_role[key] for key in sorted(by_role) if key[0] == image.id and key[1].startswith("reference")]
+        source = by_id[image.id].get("source") if image.role == "target" else None
+        references = [one for role, one in by_id[image.id].items() if role.startswith("reference")]
         for candidate in measurer.candidates.get((image.id, image.role), [None]):
             rows.append(measurer.row(image, candidate, source, references))
     return rows
@@ -174,6 +181,7 @@ class Measurer:
 
     def stored(self, what: str, content: Any, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         how = self.settings.model_dump(mode="json", exclude=set(NOT_MEASURED_WITH))
+        how |= NOT_COMPARED_WITH if what == "pair" else {}
         key = item_key(STAGE, VERSION, how, what, content)
         return dict(self.store.load_or_compute(STAGE, key, lambda: (compute(), {})).record)
 
