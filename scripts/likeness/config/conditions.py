@@ -19,7 +19,7 @@ PLAIN_NUMBERS = (
     "identity_cosine|mask_area|pair_identity|pitch_deg|pose_delta_deg|repeats|roll_deg|sharpness|shift_px|skin_delta_e|"
     "subject_cosine|width_px|yaw_deg"
 )
-PLAIN_TEXTS = "caption|caption_by|caption_status|face_status|framing|id|light|pose|sample_id"
+PLAIN_TEXTS = "caption|caption_by|caption_status|face_status|framing|id|light|pose|sample_id|sha256"
 """Columns of photos and pairs alike; others are just as allowed, and looked up."""
 _COMPARISON = (
     rf"(({PLAIN_NUMBERS})\s*(<=|>=|<>|!=|<|>|=)(\s+-|\s*)\d+(\.\d+)?"

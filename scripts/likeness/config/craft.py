@@ -5,6 +5,7 @@ Each rule reads one subject's settings and names the key. Rules about the photos
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -139,6 +140,25 @@ def _style_without_judge(subject: Subject) -> Iterator[tuple[str, str, str]]:
         )
 
 
+def _prompts_and_the_trigger(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    for name, prompt in subject.prompts.items() if subject.recipe != "edit" else []:
+        text = prompt.text.replace("{trigger}", subject.trigger).lower()
+        is_called = re.search(rf"(?<!\w){re.escape(subject.trigger.lower())}(?!\w)", text) is not None
+        if prompt.kind == "subject" and not is_called:
+            yield (
+                f"prompts.{name}",
+                "has no {trigger}, so it is drawn without the subject and judged as if it showed it. Write {trigger}, or "
+                "say kind: bleed (the class without the trigger) or neutral (nobody)",
+                "evaluation design",
+            )
+        if prompt.kind != "subject" and is_called:
+            yield (
+                f"prompts.{name}",
+                f"holds the trigger, which calls the LoRA, but kind {prompt.kind} shows what it does uncalled",
+                "evaluation design",
+            )
+
+
 def _edit_without_words(subject: Subject) -> Iterator[tuple[str, str, str]]:
     if subject.recipe == "edit" and subject.captions.backend == "facts" and not subject.captions.instruction:
         yield (
@@ -191,6 +211,7 @@ WARNINGS: tuple[Rule, ...] = (
     _same_recogniser,
     _style_without_judge,
     _edit_without_words,
+    _prompts_and_the_trigger,
     _short_phase_chain,
     _kind_of_adapter,
 )

@@ -8,13 +8,16 @@ from pydantic import AfterValidator, Field
 
 from likeness.config.base import ModelChoice, ModelSource, Settings
 from likeness.config.metrics import check_ranking_metric
+from likeness.config.placeholders import PromptText
 from likeness.config.training import BucketSettings
 
 
 class Prompt(Settings):
     """One evaluation prompt; `{trigger}` and `{class}` stand for the subject."""
 
-    text: str = Field(min_length=1, description="The prompt, with {trigger} and {class} where the subject belongs.")
+    text: PromptText = Field(
+        min_length=1, description="The prompt, with {trigger} and {class} where the subject belongs."
+    )
     split: Literal["select", "report"] | None = Field(
         default=None, description="Which half it belongs to; null: by the hash of its name."
     )

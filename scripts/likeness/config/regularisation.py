@@ -6,6 +6,7 @@ from pydantic import Field
 
 from likeness.config.base import ModelSource, Settings
 from likeness.config.photos import PhotoFolders, PhotoSettings
+from likeness.config.placeholders import CaptionText
 
 
 class RegularisationSettings(Settings):
@@ -21,7 +22,7 @@ class RegularisationSettings(Settings):
         le=2000,
         description="Pictures of the class that the base model draws, once and for all trainings.",
     )
-    caption: str = Field(
+    caption: CaptionText = Field(
         default="a photo of a {class_word}",
         min_length=1,
         description="Caption of all of them, and what the drawn ones show; {class_word} is the subject's.",

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from likeness.config.base import ModelSource, Settings, one_or_many
 from likeness.config.evaluation import ChoiceStage, ScoreStage
+from likeness.config.placeholders import PromptText
 from likeness.errors import nearest
 
 if TYPE_CHECKING:
@@ -398,9 +399,9 @@ class Crosstalk(Settings):
 class Probe(Settings):
     """Which blocks of the base take content and which take style from the prompt: another prompt in each block alone."""
 
-    prompt: str = Field(min_length=1, description="The prompt to start from; may contain {trigger} and {class}.")
-    content: str = Field(min_length=1, description="The same with something else in the picture.")
-    style: str = Field(min_length=1, description="The same, shown in another way.")
+    prompt: PromptText = Field(min_length=1, description="The prompt to start from; may contain {trigger} and {class}.")
+    content: PromptText = Field(min_length=1, description="The same with something else in the picture.")
+    style: PromptText = Field(min_length=1, description="The same, shown in another way.")
     seeds: tuple[int, ...] = Field(default=(1, 2), min_length=1, description="Seeds of the noise; each is drawn.")
 
 
