@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from tests.report.fabricate import (
 )
 
 from likeness.config.training import AUTO_FLOOR
-from likeness.report.curves import curve_points, steps_before, training_of
+from likeness.report.charts import draw
+from likeness.report.curves import colour_of, curve_points, steps_before, strength_chart, training_of
 from likeness.report.flags import seen_per_photo
 from likeness.report.gather import gather_curation, gather_subject
 from likeness.store import write_atomically
@@ -94,3 +96,15 @@ def test_the_report_counts_the_steps_that_were_taken(tmp_path: Path) -> None:
     write_atomically(run.results / NAME / "train" / "main" / "broad" / "steps.json", json.dumps(listed).encode())
     points = curve_points(gather_subject(run.results, NAME, run.settings[NAME]), "target_error")["main"]
     assert [point.total_steps for point in points if point.checkpoint.phase == "clean"] == [170, 220]
+
+
+def test_the_chosen_variant_has_its_own_colour_over_strength_too(tmp_path: Path) -> None:
+    run = character(tmp_path, variants={"long": {}, "main": {}})
+    evaluate_character(run, NAME)
+    subject = gather_subject(run.results, NAME, run.settings[NAME])
+    assert subject.chosen is not None and subject.chosen.variant == "main"
+    assert [colour_of(subject, name) for name in ("long", "main", "made-by-surgery")] == [0, 1, 2]
+    chart = strength_chart(subject)
+    assert chart is not None
+    places = set(re.findall(r'class="(?:line|dot|band) (c\d)"', draw(chart)))
+    assert places == {"c1"}

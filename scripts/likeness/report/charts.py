@@ -34,10 +34,11 @@ class Dot:
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a chart."""
+    """One line of a chart; `colour` is its place among the colours, where that is not its place in the chart."""
 
     name: str
     dots: Sequence[Dot]
+    colour: int | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def draw(chart: Chart) -> Markup:
         *level(axes, chart.level),
     ]
     for place, curve in enumerate(chart.curves):
-        parts += line(curve, axes, place % COLOURS)
+        parts += line(curve, axes, (place if curve.colour is None else curve.colour) % COLOURS)
     return Markup("").join([*parts, Markup("</svg>")])
 
 

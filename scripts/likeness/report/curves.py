@@ -70,6 +70,12 @@ def variants_of(subject: Subject) -> list[str]:
     return [*(name for name in subject.settings["variants"] if name in scored)]
 
 
+def colour_of(subject: Subject, variant: str) -> int:
+    """A variant's colour on every chart; what surgery made has one that no variant has."""
+    variants = variants_of(subject)
+    return variants.index(variant) if variant in variants else len(variants)
+
+
 def training_chart(subject: Subject, metric: str) -> Chart | None:
     """One metric over optimizer steps; None where no checkpoint was measured."""
     points = curve_points(subject, metric)
@@ -114,7 +120,7 @@ def strength_chart(subject: Subject) -> Chart | None:
         if found is not None:
             dots.append(Dot(scale, found, f"strength {scale:g}", scale == subject.best["lora_scale"]))
     level = estimated(subject.name, subject.scores, BASE_CHECKPOINT, SELECT, metric)
-    curves = [Curve("chosen", dots)]
+    curves = [Curve("chosen", dots, colour_of(subject, chosen.variant))]
     return (
         Chart(metric.replace("_", " "), "LoRA strength", curves, level, x_ticks=[dot.x for dot in dots])
         if len(dots) > 1

@@ -21,6 +21,7 @@ from likeness.report.compare import Comparison, comparison
 from likeness.report.crosstalk import Pair, Probed, pairs, probed
 from likeness.report.curves import chosen_scale, ranking_metric, strength_chart, training_chart, variants_of
 from likeness.report.flags import Flag, flags_of, set_flags
+from likeness.report.floors import Missed, missed_floors
 from likeness.report.gather import Photo, Subject
 from likeness.report.numbers import Measured, Number, count, estimated, from_best, measured_from
 from likeness.report.pictures import Pictures, Wanted
@@ -105,6 +106,7 @@ class Part:
     strength: Markup
     ranking_metric: str | None
     unmeasured: list[tuple[str, str]]
+    missed: list[Missed]
     finalists: ScoreTable | None
     distilled: ScoreTable | None
     comparison: Comparison | None
@@ -196,6 +198,7 @@ def report_part(subject: Subject) -> Part:
         strength=draw(strength) if strength else Markup(""),
         ranking_metric=ranking_metric(subject),
         unmeasured=unmeasured(subject),
+        missed=missed_floors(subject),
         finalists=report_table(subject),
         distilled=distilled_table(subject),
         comparison=comparison(subject),
