@@ -9,24 +9,6 @@ from typing import Any
 
 from likeness.errors import UserError, nearest
 
-FACES = {
-    "insightface": "likeness.faces.insightface_pack:InsightfaceDetector",
-    "opencv": "likeness.faces.haar:HaarDetector",
-    "yolo": "likeness.faces.yolo:YoloDetector",
-}
-MASKS = {
-    "sam2": "likeness.masks.sam2_transformers:Sam2Masker",
-    "sam2-package": "likeness.masks.sam2_package:Sam2PackageMasker",
-    "grabcut": "likeness.masks.grabcut:GrabCutMasker",
-    "folder": "likeness.masks.folder:FolderMasker",
-}
-CAPTIONS = {
-    "facts": "likeness.captions.measured:FactsCaptioner",
-    "transformers": "likeness.captions.local:TransformersCaptioner",
-    "endpoint": "likeness.captions.endpoint:EndpointCaptioner",
-}
-"""Name → `module:Class` of the backends that are shipped, by door."""
-
 
 def backend_names(door: str, shipped: Iterable[str]) -> list[str]:
     """Every name that a door takes, the shipped ones first; nothing is imported."""

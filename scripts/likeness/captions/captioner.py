@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Protocol
 
-from likeness.backends import CAPTIONS, load_backend
+from likeness.backends import load_backend
 from likeness.captions.facts import Facts
+from likeness.captions.shipped import CAPTIONS
 from likeness.config.captions import CaptionStage
 from likeness.photos.images import ImageRef
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from likeness.backends import CAPTIONS, FACES, MASKS, backend_names
+from likeness.backends import backend_names
+from likeness.captions.shipped import CAPTIONS
 from likeness.config.conditions import wrong_conditions
 from likeness.config.faces import NO_DETECTOR
 from likeness.config.source import KeyPath
@@ -16,8 +17,10 @@ from likeness.config.subject import Subject
 from likeness.config.surgery import OTHER
 from likeness.config.training import TrainingSettings
 from likeness.errors import UserError, nearest
+from likeness.faces.shipped import FACES
 from likeness.klein.family import Layout, known_layout
 from likeness.klein.targets import target_regex
+from likeness.masks.shipped import MASKS
 from likeness.training.shape import chosen, group_modules, weight_shapes
 
 Mistake = tuple[KeyPath, str]

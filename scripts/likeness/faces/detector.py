@@ -14,8 +14,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from likeness.backends import FACES, load_backend
+from likeness.backends import load_backend
 from likeness.config.faces import FaceSettings
+from likeness.faces.shipped import FACES
 
 
 @dataclass(frozen=True)

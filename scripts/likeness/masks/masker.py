@@ -11,9 +11,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from likeness.backends import MASKS, load_backend
+from likeness.backends import load_backend
 from likeness.config.masks import MaskKind, MaskSettings
 from likeness.faces.detector import Face
+from likeness.masks.shipped import MASKS
 
 
 class Masker(Protocol):
