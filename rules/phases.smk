@@ -35,7 +35,9 @@ for subject in plan.subjects:
             "--images {input.images} --faces {input.faces} --masks {input.masks} "
             "--quality {input.quality} --captions {input.captions} "
             "--output-folder {params.folder} "
-            "> {log} 2>&1"
+            "> {log} 2>&1 "
+            f"&& sed -n 's/^warning: /warning: {subject}: /p' "
+            "{log} >&2"
 
 
 rule refine_phase:

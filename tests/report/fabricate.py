@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,19 @@ from likeness.evaluation.card import write_card
 from likeness.evaluation.choice import best_record, finalists, rank
 from likeness.evaluation.scores import BASE_CHECKPOINT, Checkpoint, Scores
 from likeness.store import Store, write_atomically
-from likeness.tables import CAPTIONS, DECISIONS, FACES, MASKS, PAIRS, PHOTOS, QUALITY, SCORES, Table, write_table
+from likeness.tables import (
+    CAPTIONS,
+    DECISIONS,
+    FACES,
+    HOLDOUT,
+    MASKS,
+    PAIRS,
+    PHOTOS,
+    QUALITY,
+    SCORES,
+    Table,
+    write_table,
+)
 
 BASE_MODEL, DISTILLED = "miniature-0123456789abcdef", "distilled-fedcba9876543210"
 PREVIOUS = "ab12cd34ef56"
@@ -200,6 +212,7 @@ def curate_character(run: Run, subject: str, kept: int = 11, side_px: int = 240,
     for kind, rows in ((PHOTOS, photos), (FACES, faces), (MASKS, masks), (CAPTIONS, captions), (QUALITY, measures)):
         run.write(subject, kind, rows)
     run.write(subject, DECISIONS, decisions, "phases/decisions")
+    hold_out(run, subject, [row["id"] for row in decisions if row["rule"] == "held_out"])
 
 
 def curate_edit(run: Run, subject: str, count: int = 16) -> None:
@@ -242,6 +255,18 @@ def curate_edit(run: Run, subject: str, count: int = 16) -> None:
     for kind, rows in ((PAIRS, pairs), (FACES, []), (MASKS, []), (CAPTIONS, captions), (QUALITY, measures)):
         run.write(subject, kind, rows)
     run.write(subject, DECISIONS, decisions, "phases/decisions")
+    hold_out(run, subject, [row["id"] for row in decisions if row["rule"] == "held_out" and row["phase"] == "broad"])
+
+
+def hold_out(run: Run, subject: str, names: Sequence[str]) -> None:
+    """The samples that are held out, or with none the references."""
+    rows = [{"sample_id": name, "caption": "", "repeats": 1, "use": "held_out"} for name in names]
+    run.write(
+        subject,
+        HOLDOUT,
+        rows or [{"sample_id": "any", "caption": "", "repeats": 1, "use": "reference"}],
+        "phases/holdout",
+    )
 
 
 # ---- evaluation --------------------------------------------------------------------------------------------------------

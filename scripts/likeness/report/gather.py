@@ -16,7 +16,7 @@ from likeness.config.surgery import SURGERY, Surgery
 from likeness.decisions import read_refined, settled_decisions
 from likeness.evaluation.scores import Checkpoint, Scores
 from likeness.report.archive import Previous, previous_loras
-from likeness.tables import CANDIDATE, CAPTIONS, DECISIONS, FACES, MASKS, QUALITY, SCORES, read_rows
+from likeness.tables import CANDIDATE, CAPTIONS, DECISIONS, FACES, HOLDOUT, MASKS, QUALITY, SCORES, read_rows
 from likeness.tables_surgery import ABLATION, CROSSTALK, OVERLAPS, PROBE
 
 Row = dict[str, Any]
@@ -33,7 +33,10 @@ MEASURES = (
 
 @dataclass(frozen=True)
 class Photo:
-    """One photo or pair as the pages show it; `files` are (role, path), `measures` (column, value, digits)."""
+    """One photo or pair as the pages show it; `files` are (role, path), `measures` (column, value, digits).
+
+    `doubts` are the rules that a caption by hand breaks; those of a model were mended.
+    """
 
     name: str
     files: tuple[tuple[str, str], ...]
@@ -48,6 +51,7 @@ class Photo:
     light_cluster: int | None = None
     background_cluster: int | None = None
     repeats: int = 1
+    doubts: tuple[str, ...] = ()
 
     @property
     def fate(self) -> str:
@@ -79,7 +83,8 @@ class Subject:
     `operations` are the records of what surgery made; `ablations` and `probes` are tables, `crosstalks` pairs of tables
     (losses, overlaps of modules) of what was measured beside the choice; all by name. `refined` are the candidates of the
     phases that read training losses, by name of the phase, each with its own name as `id`. `steps_taken` are the last steps
-    of finished trainings, by variant and phase.
+    of finished trainings, by variant and phase. `samples_held_out` leaves out their near duplicates; None where the page does
+    not ask.
     """
 
     name: str
@@ -96,6 +101,7 @@ class Subject:
     probes: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     refined: Mapping[str, Sequence[Row]] = field(default_factory=dict)
     steps_taken: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    samples_held_out: int | None = None
 
     @cached_property
     def resolved(self) -> SubjectSettings:
@@ -143,7 +149,9 @@ def read_json(path: Path) -> Any:
 def gather_curation(results: Path, name: str, settings: dict[str, Any]) -> Subject:
     """What curation wrote of one subject."""
     folder = results / name
-    return decided_subject(folder, settings, read_rows(folder / "phases" / "decisions.parquet", DECISIONS))
+    held = [row for row in read_rows(folder / "phases" / "holdout.parquet", HOLDOUT) if row["use"] == "held_out"]
+    decided = decided_subject(folder, settings, read_rows(folder / "phases" / "decisions.parquet", DECISIONS))
+    return replace(decided, samples_held_out=len(held))
 
 
 def decided_subject(folder: Path, settings: dict[str, Any], decisions: Sequence[Row]) -> Subject:
@@ -269,9 +277,16 @@ def gather_photos(folder: Path, settings: Mapping[str, Any], decisions: Sequence
                 light_cluster=measures.get("light_cluster"),
                 background_cluster=measures.get("background_cluster"),
                 repeats=image["repeats"] or 1,
+                doubts=doubts_of(caption),
             )
         )
     return tuple(found)
+
+
+def doubts_of(caption: Row) -> tuple[str, ...]:
+    """The rules that a caption breaks as training reads it: a hand's alone, which has no raw form."""
+    by_hand = bool(caption.get("caption")) and caption.get("caption_raw") is None
+    return tuple(caption.get("violations") or ()) if by_hand else ()
 
 
 def masks_of(folder: Path, kind: str) -> dict[str, str]:

@@ -16,6 +16,7 @@ from likeness.evaluation.metrics import REGISTRY
 from likeness.evaluation.prompts import REPORT
 from likeness.evaluation.scores import BASE_CHECKPOINT
 from likeness.report.archive import Previous
+from likeness.report.cautions import cautions
 from likeness.report.charts import draw
 from likeness.report.compare import Comparison, comparison
 from likeness.report.crosstalk import Pair, Probed, pairs, probed
@@ -162,7 +163,7 @@ def curation_part(subject: Subject) -> Curation:
     counts |= {f"phase:{name}": count(subject.name, "decisions", f"phase:{name}", kept) for name, kept in funnel.phases}
     counts |= {f"rule:{rule}": count(subject.name, "decisions", f"rule:{rule}", size) for rule, size in funnel.dropped}
     counts["held_out"] = count(subject.name, "decisions", "held_out", subject.held_out)
-    return Curation(subject, list(set_flags(subject)), sheets, counts)
+    return Curation(subject, [*cautions(subject), *set_flags(subject)], sheets, counts)
 
 
 def shown_photo(subject: Subject, photo: Photo) -> Shown:
