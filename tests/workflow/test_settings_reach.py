@@ -20,7 +20,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from tests.workflow.project import HOUSE
 
-from likeness.config.load import Loaded, load_project, plain_type
+from likeness.config.load import Loaded, load_project
+from likeness.config.messages import plain_type
 from likeness.config.project import Project
 from likeness.config.subject import Subject
 from likeness.faces.pack_folder import NEEDED_FILES

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from likeness.config.load import NAMED_MAPS, plain_type
+from likeness.config.load import NAMED_MAPS
+from likeness.config.messages import plain_type
 from likeness.config.project import Project
 from likeness.config.subject import Subject
 

@@ -5,8 +5,7 @@ Each mistake comes with the path of its key, so that file and line can be told.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from likeness.backends import backend_names
 from likeness.captions.shipped import CAPTIONS
@@ -39,26 +38,6 @@ def model_name(subject: Subject) -> str:
     """What the base model is called by its source alone; a hub's snapshot is called after its repository."""
     folder, _, _ = subject.base_model.source.lower().rstrip("/").partition("/snapshots/")
     return folder.rpartition("/")[2]
-
-
-def origin(subject: Subject, variant: str, phase: str, key: KeyPath) -> KeyPath:
-    """Where a key of the training of a variant and phase is set: by the phase, the variant, or for all."""
-    layers: list[tuple[KeyPath, Mapping[str, Any]]] = [
-        (("phases", phase, "training"), subject.phases[phase].training),
-        (("variants", variant, "training"), subject.variants[variant].training),
-    ]
-    for place, values in layers:
-        if _holds(values, key):
-            return (*place, *key)
-    return ("training", *key)
-
-
-def _holds(values: Any, key: KeyPath) -> bool:
-    for part in key:
-        if not isinstance(values, Mapping) or part not in values:
-            return False
-        values = values[part]
-    return True
 
 
 def _unknown_backends(subject: Subject) -> Iterator[Mistake]:
@@ -104,7 +83,7 @@ def _absent_targets(subject: Subject, layout: Layout) -> Iterator[Mistake]:
         for phase in subject.phases_of(variant):
             training = subject.training_of(variant, phase)
             for key, text in _wrong_choices(training, layout, variant in subject.native_variants):
-                yield origin(subject, variant, phase, key), text
+                yield subject.origin_of(variant, phase, key), text
 
 
 def _wrong_choices(training: TrainingSettings, layout: Layout, is_native: bool) -> Iterator[Mistake]:

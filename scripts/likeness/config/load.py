@@ -6,16 +6,18 @@ lists and the named maps (variants, phases, prompts, surgery, ablation, crosstal
 
 from __future__ import annotations
 
-import typing
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from likeness.config.craft import CraftWarning, check_craft
+from likeness.config.messages import explain
 from likeness.config.project import Project
 from likeness.config.source import COMMAND_LINE, KeyPath, Source, read_source
 from likeness.config.subject import Subject, check_name, merge_settings
@@ -23,6 +25,10 @@ from likeness.config.surgery import parents_by_key, strangers
 from likeness.errors import UserError, nearest
 
 NAMED_MAPS = frozenset({"variants", "phases", "prompts", "surgery", "ablation", "crosstalk", "probe"})
+ALL_ELSE_DEPENDS_ON = frozenset({"recipe", "base_model"})
+"""Keys without which it cannot be told whether the others are right."""
+STAND_INS = {"trigger": "a-trigger"}
+"""Values for keys without a default, so that the rest can be checked when one is missing."""
 HOUSE = Path(__file__).resolve().parents[3]
 
 
@@ -166,14 +172,54 @@ def _gone(subject: Subject, folder: Path) -> Iterable[tuple[KeyPath, str]]:
 def _validate(
     model: type[Any], values: dict[str, Any], sources: Sequence[Source], owner: str, errors: list[str]
 ) -> Any:
-    """Validate and translate every error; None when there was one."""
-    try:
-        return model.model_validate(values)
-    except ValidationError as problem:
-        found = [explained for item in problem.errors() for explained in _explain(model, item)]
-        for path, message in sorted(found, key=lambda pair: _line(pair[0], sources)):
-            errors.append(f"{_place(path, sources)}: {owner}{'.'.join(map(str, path)) or 'whole'}: {message}")
-        return None
+    """Validate and translate every error; the model of what is right, or None where too little is left of it.
+
+    What two keys must agree on is asked of the rest once a wrong key is left out, so that all is told at once.
+    """
+    told: list[tuple[KeyPath, str]] = []
+    gone: list[KeyPath] = []
+    checked: Any = None
+    values = deepcopy(values)  # layers are shared between subjects
+    while checked is None:
+        try:
+            checked = model.model_validate(values)
+        except ValidationError as problem:
+            items = problem.errors()
+            found = [explained for item in items for explained in explain(model, item)]
+            told += [entry for entry in found if not _follows_from(entry, gone)]
+            left_out = [_leave_out(values, item["loc"]) for item in items]
+            gone += [path for path in left_out if path]
+            if not all(left_out) or any(path[0] in ALL_ELSE_DEPENDS_ON for path in gone):
+                break
+    for path, message in sorted(told, key=lambda pair: _line(pair[0], sources)):
+        errors.append(f"{_place(path, sources)}: {owner}{'.'.join(map(str, path)) or 'whole'}: {message}")
+    return checked
+
+
+def _leave_out(values: dict[str, Any], path: KeyPath) -> KeyPath:
+    """Remove the deepest key on a path from nested mappings, or put a stand-in for an absent one; () where neither goes."""
+    place: Any = values
+    for depth, key in enumerate(path):
+        inner = place.get(key)
+        if isinstance(inner, dict) and depth + 1 < len(path) and path[depth + 1] in inner:
+            place = inner
+        elif key in place:
+            del place[key]
+            return path[: depth + 1]
+        else:
+            break
+    if path and path[0] in STAND_INS:
+        values[str(path[0])] = STAND_INS[str(path[0])]
+        return path
+    return ()
+
+
+def _follows_from(found: tuple[KeyPath, str], gone: Iterable[KeyPath]) -> bool:
+    """Whether a mistake is of a key that was left out, above or below one, or speaks of an entry that was."""
+    path, text = found
+    names = [re.escape(str(key[1])) for key in gone if len(key) == 2 and key[0] in NAMED_MAPS | {"trainers"}]
+    named = re.search(rf"(?<![\w-])({'|'.join(names)})(?![\w-])", text) if names else None
+    return named is not None or any(path[: len(key)] == key[: len(path)] for key in gone)
 
 
 def _line(path: KeyPath, sources: Sequence[Source]) -> int:
@@ -189,49 +235,3 @@ def _place(path: KeyPath, sources: Sequence[Source]) -> str:
                 line = source.lines[path[:length]]
                 return "--config" if line == COMMAND_LINE else f"{source.name}:{line}"
     return sources[0].name
-
-
-def _explain(model: type[BaseModel], item: Any) -> Iterable[tuple[KeyPath, str]]:
-    """Say in plain words what one pydantic error means, at which key."""
-    path: KeyPath = tuple(part for part in item["loc"] if part != "[key]")
-    kind, found = item["type"], item.get("input")
-    if kind == "extra_forbidden":
-        parent = _model_at(model, path[:-1])
-        names = parent.model_fields if parent else {}
-        yield path, f"unknown key; {nearest(str(path[-1]), names)}"
-    elif kind == "missing":
-        yield path, "missing; it has no default"
-    elif kind == "value_error" and not path:
-        for part in str(item["msg"]).removeprefix("Value error, ").split("\n"):
-            key, colon, rest = part.partition(": ")
-            yield (tuple(key.split(".")), rest) if colon and " " not in key else ((), part)
-    else:
-        message = str(item["msg"]).removeprefix("Value error, ")
-        shown = f"; found {found!r}" if not isinstance(found, (dict, list)) else ""
-        yield path, f"{message[:1].lower()}{message[1:]}{shown}"
-
-
-def _model_at(model: type[BaseModel], path: KeyPath) -> type[BaseModel] | None:
-    """The settings model that a key path leads to."""
-    current: Any = model
-    for part in path:
-        if isinstance(current, type) and issubclass(current, BaseModel):
-            field = current.model_fields.get(str(part))
-            current = field.annotation if field else None
-        else:
-            arguments = typing.get_args(current)
-            current = arguments[-1] if arguments else None
-        current = plain_type(current)
-    return current if isinstance(current, type) and issubclass(current, BaseModel) else None
-
-
-def plain_type(annotation: Any) -> Any:
-    """Strip Annotated and Optional from a type."""
-    while True:
-        arguments = typing.get_args(annotation)
-        if hasattr(annotation, "__metadata__"):
-            annotation = arguments[0]
-        elif type(None) in arguments:
-            annotation = next(argument for argument in arguments if argument is not type(None))
-        else:
-            return annotation

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from likeness.config.base import NAME_PATTERN, RESERVED_NAMES, ModelChoice, Settings, one_or_many
 from likeness.config.captions import CaptionSettings
@@ -14,11 +14,13 @@ from likeness.config.evaluation import ChoiceSettings, EvaluationSettings, Pick,
 from likeness.config.exports import ExportSettings, TrainerCommand
 from likeness.config.faces import FaceSettings
 from likeness.config.masks import MaskSettings
+from likeness.config.messages import explain
 from likeness.config.metrics import ONLY_OF_RECIPES
 from likeness.config.phases import PhaseSettings
 from likeness.config.photos import PairFolders, PhotoFolders, PhotoSettings
 from likeness.config.quality import QualityLimits, QualitySettings
 from likeness.config.regularisation import RegularisationSettings
+from likeness.config.source import KeyPath
 from likeness.config.surgery import SURGERY, Ablation, Crosstalk, Probe, Surgery, surgery_mistakes
 from likeness.config.train_losses import loss_mistakes, losses_that_wait
 from likeness.config.training import TrainingSettings, Variant
@@ -175,6 +177,21 @@ class Subject(Settings):
         values |= {"learning_rate": own.learning_rate} if own.learning_rate else {}
         return TrainingSettings.model_validate(values)
 
+    def origin_of(self, variant: str, phase: str, key: KeyPath) -> KeyPath:
+        """Where a key of the training of a variant and phase is set: by the phase, the variant, or for all."""
+        layers: list[tuple[KeyPath, Mapping[str, Any]]] = [
+            (("phases", phase, "training"), self.phases[phase].training),
+            (("variants", variant, "training"), self.variants[variant].training),
+            (("training",), self.training.model_dump()),
+        ]
+        held = (
+            (length, place)
+            for length in range(len(key), 0, -1)
+            for place, values in layers
+            if holds(values, key[:length])
+        )
+        return (*next(held, (0, ("training",)))[1], *key)
+
     @model_validator(mode="after")
     def check_whole(self) -> Subject:
         """Check what two keys must agree on; each message names the keys."""
@@ -186,38 +203,56 @@ class Subject(Settings):
             wrong.append(
                 f"{other}: recipe {self.recipe!r} reads `{wanted}:`, so this key would be unused; remove it or change the recipe"
             )
-        for name, variant in self.variants.items():
-            for phase in variant.phases:
-                if phase not in self.phases:
-                    wrong.append(f"variants.{name}.phases: no phase {phase!r}; there are {', '.join(self.phases)}")
-            if not variant.lora:
-                for phase in self.phases_of(name):
-                    try:
-                        self.training_of(name, phase)
-                    except ValueError as error:
-                        wrong.append(f"variants.{name}.training: {first_line(error)} (in phase {phase})")
-                        break
+        broken = [*self._wrong_phases(), *self._wrong_trainings()]
+        wrong += broken
         for trainer in self.export:
             if trainer not in TRAINERS:
                 wrong.append(f"export.{trainer}: unknown trainer; {nearest(trainer, TRAINERS)}")
         wrong += self._wrong_trainers()
-        wrong += [*self._wrong_regularisation(), *self._wrong_masks(), *self._wrong_sources()] if not wrong else []
+        wrong += [] if broken else [*self._wrong_regularisation(), *self._wrong_masks(), *self._wrong_sources()]
         if self.masks and self.training.masked_loss.kind and self.training.masked_loss.kind not in self.masks.kinds:
             wrong.append(
                 f"training.masked_loss.kind: {self.training.masked_loss.kind!r} is not among masks.kinds {list(self.masks.kinds)}"
             )
-        wrong += loss_mistakes(self)
-        wrong += [*surgery_mistakes(self), *losses_that_wait(self)] if not wrong else []
+        losses = list(loss_mistakes(self))
+        wrong += losses
+        wrong += [] if broken else surgery_mistakes(self)
+        wrong += [] if broken or losses else losses_that_wait(self)
         recipes = ONLY_OF_RECIPES.get(self.choice.metric or "", (self.recipe,))
         if self.recipe not in recipes:
             wrong.append(
                 f"choice.metric: {self.choice.metric} is null for recipe {self.recipe!r}; it is for {' and '.join(recipes)}"
             )
         wrong += self._wrong_pick()
-        wrong += self._wrong_step() if not wrong else []
+        wrong += [] if broken else self._wrong_step()
         if wrong:
             raise ValueError("\n".join(wrong))
         return self
+
+    def _wrong_phases(self) -> Iterator[str]:
+        """Phases of variants that there are not."""
+        for name, variant in self.variants.items():
+            for phase in variant.phases:
+                if phase not in self.phases:
+                    yield f"variants.{name}.phases: no phase {phase!r}; there are {', '.join(self.phases)}"
+
+    def _wrong_trainings(self) -> Iterator[str]:
+        """What no training takes of the keys that variants and phases change, each where it is written."""
+        told: set[tuple[KeyPath, str]] = set()
+        for name in self.trained_variants:
+            for phase in self.phases_of(name):
+                for key, text in self._misfits_of(name, phase):
+                    place = self.origin_of(name, phase, key) if key else ("variants", name, "training")
+                    if (place, text) not in told:
+                        told.add((place, text))
+                        yield f"{'.'.join(map(str, place))}: {text}{'' if key else f' (in phase {phase})'}"
+
+    def _misfits_of(self, variant: str, phase: str) -> list[tuple[KeyPath, str]]:
+        try:
+            self.training_of(variant, phase)
+        except ValidationError as problem:
+            return [explained for item in problem.errors() for explained in explain(TrainingSettings, item)]
+        return []
 
     def _wrong_pick(self) -> Iterator[str]:
         """A LoRA or a phase picked by hand that there is not."""
@@ -234,6 +269,8 @@ class Subject(Settings):
     def _wrong_step(self) -> Iterator[str]:
         """A step picked by hand at which nothing is saved, where the settings alone say what is."""
         if self.pick is None or self.pick.variant not in self.native_variants:
+            return
+        if self.pick.phase not in self.phases_of(self.pick.variant):
             return
         training = self.training_of(self.pick.variant, self.pick.phase)
         if training.steps != "auto" and self.pick.step not in training.saved_steps:
@@ -347,13 +384,13 @@ def sets_mask_kind(training: Mapping[str, object]) -> bool:
     return isinstance(masked_loss, Mapping) and masked_loss.get("kind") is not None
 
 
-def first_line(error: ValueError) -> str:
-    """The gist of a nested validation error."""
-    errors = getattr(error, "errors", None)
-    if errors is None:
-        return str(error)
-    found = [(".".join(map(str, item["loc"])), str(item["msg"]).removeprefix("Value error, ")) for item in errors()]
-    return "; ".join(f"{place}: {message}" if place else message for place, message in found)
+def holds(values: Any, key: KeyPath) -> bool:
+    """Whether nested mappings hold a key."""
+    for part in key:
+        if not isinstance(values, Mapping) or part not in values:
+            return False
+        values = values[part]
+    return True
 
 
 def merge_settings(
