@@ -89,8 +89,8 @@ def unlock(project: Project) -> subprocess.CompletedProcess[str]:
         ["make", "--no-print-directory", "-n", "unlock"], cwd=HOUSE, capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert [line.split('bin/python" ')[-1] for line in steps][-2:] == [
-        "scripts/unlock_results.py",
-        "-m snakemake --unlock",
+        "scripts/unlock_results.py --folder '.'",
+        "-m snakemake --directory '.' --snakefile /dev/null --unlock",
     ]
     return subprocess.run(
         [sys.executable, str(HOUSE / "scripts/unlock_results.py")],
