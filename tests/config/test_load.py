@@ -54,107 +54,6 @@ def test_five_mistakes_are_reported_with_lines_and_nearest_keys(folder: Path) ->
         assert expected in text
 
 
-FORM_AND_SUBSTANCE = """\
-recipe: character
-photos: data/jane
-held_out: two
-training: {rank: -3, targets: all_block, targts: all}
-variants:
-  main: {phases: [nope], colour: red}
-  few: {training: {rnk: 3, sigma: {scale: wide}}}
-phases:
-  wide: {stebs: 7}
-  fine:
-    training: {losses: {identity: {weight: 2}}, rank: 0}
-    where: "sharpnes > 3"
-export: [simpletuna]
-surgery:
-  clean: {method: resize, of: bst, rank: 4}
-  odd: {method: resiz, of: main}
-choice: {metric: likenes}
-pick: {variant: few, phase: fine, step: 3}
-captions: {backend: fact, max_words: 1000}
-"""
-
-
-def test_mistakes_of_form_hide_none_of_substance(folder: Path) -> None:
-    """Whatever can be judged of the rest is told in the same round."""
-    write(folder, FORM_AND_SUBSTANCE)
-    text = complaint(folder)
-    for expected in (
-        "jane.yaml: subject jane: trigger: missing",
-        "jane.yaml:3: subject jane: held_out",
-        "jane.yaml:4: subject jane: training.rank",
-        "jane.yaml:4: subject jane: training.targts",
-        "jane.yaml:6: subject jane: variants.main.colour: unknown key",
-        "jane.yaml:6: subject jane: variants.main.phases: no phase 'nope'; there are wide, fine",
-        "jane.yaml:7: subject jane: variants.few.training.rnk: unknown key; did you mean 'rank'?",
-        "jane.yaml:7: subject jane: variants.few.training.sigma.scale: input should be a valid number",
-        "jane.yaml:9: subject jane: phases.wide.stebs: unknown key; did you mean 'steps'?",
-        "jane.yaml:11: subject jane: phases.fine.training.losses.identity.model: missing",
-        "jane.yaml:11: subject jane: phases.fine.training.rank: input should be greater than or equal to 1; found 0",
-        "jane.yaml:13: subject jane: export.simpletuna: unknown trainer; did you mean 'simpletuner'?",
-        "jane.yaml:16: subject jane: surgery.odd.method",
-        "jane.yaml:17: subject jane: choice.metric: no metric 'likenes'",
-        "jane.yaml:19: subject jane: captions.max_words",
-    ):
-        assert expected in text, (expected, text)
-    assert text.startswith("15 mistakes")
-
-
-def test_parts_that_agree_with_nothing_are_told_together(folder: Path) -> None:
-    write(
-        folder,
-        GOOD + "export: [simpletuna]\nsurgery: {small: {method: resize, of: bst, rank: 2}}\nhold_out: 3\n"
-        "pick: {variant: main, phase: main, step: 3}\nmasks: {backend: grab}\ntraining: {targets: all_block}\n",
-    )
-    text = complaint(folder)
-    for expected in (
-        "export.simpletuna",
-        "surgery.small: no variant 'bst'",
-        "hold_out: unknown key",
-        "pick.step: main/main",
-    ):
-        assert f"subject jane: {expected}" in text
-    assert text.startswith("4 mistakes")
-    write(folder, GOOD + "hold_out: 3\nmasks: {backend: grab}\ntraining: {targets: all_block}\n")
-    assert complaint(folder).startswith("3 mistakes")
-
-
-def test_an_empty_file_misses_trigger_and_photos(folder: Path) -> None:
-    write(folder, "")
-    text = complaint(folder)
-    assert "jane: trigger: missing; it has no default" in text and "jane: photos: missing; recipe 'character'" in text
-    assert text.startswith("2 mistakes")
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        "phases: {wide: {top: many}, fine: {}}\nvariants: {main: {phases: [wide]}}\n",
-        "surgery: {small: {method: resiz, of: main}, less: {method: resize, of: small, rank: 2}}\n",
-        "trainers: {simpletuner: {comand: x}}\nvariants: {main: {trainer: simpletuner}}\n",
-        "base_model: {sorce: klein-base-9B}\ntraining: {targets: all_blocks@single=23}\n",
-        "preset: style-32\nrecipe: stile\n",
-        "variants: {main: 3}\npick: {variant: main, phase: main, step: 1}\n",
-    ],
-)
-def test_what_only_follows_from_another_mistake_is_not_told(folder: Path, more: str) -> None:
-    write(folder, "trigger: x\nphotos: a\n" + more)
-    first = more.partition(":")[0]
-    lines = complaint(folder).split("\n")[1:]
-    assert all(f"jane: {first}" in line or " recipe: " in line for line in lines), lines
-
-
-def test_a_mistake_in_one_subject_leaves_the_defaults_of_others_alone(folder: Path) -> None:
-    (folder / "config" / "config.yaml").write_text("defaults: {training: {rank: 8, rnk: 1}, photos: data}\n", "utf-8")
-    write(folder, "trigger: a\n", "one")
-    write(folder, "trigger: b\n", "two")
-    text = complaint(folder)
-    assert text.count("config/config.yaml:1: subject one: training.rnk") == 1
-    assert text.count("config/config.yaml:1: subject two: training.rnk") == 1
-
-
 def test_mistakes_of_several_files_come_together(folder: Path) -> None:
     write(folder, GOOD + "preset: herst\n", "one")
     write(folder, "recipe: caracter\ntrigger: x\nphotos: a\n", "two")
@@ -439,36 +338,6 @@ def test_presets_are_valid_and_name_their_source(folder: Path, path: Path) -> No
     assert path.read_text(encoding="utf-8").startswith("about:")
 
 
-@pytest.mark.parametrize(
-    ("more", "key"),
-    [
-        ("training: {rank: 2}\n", "training.rank"),
-        ("training: {alpha: 200}\n", "training.alpha"),
-        ("training: {steps: 100}\n", "training.steps"),
-        ("training: {targets: double_attn_img}\n", "training.targets"),
-        ("faces: {crop: {padding: 0.1}}\n", "faces.crop.padding"),
-        ("class_word: j4ne\n", "trigger"),
-        ("export: [fal]\ntraining: {alpha: 8}\n", "export.fal"),
-        ("evaluation: {recogniser: buffalo_l}\n", "evaluation.recogniser"),
-    ],
-)
-def test_rules_of_the_craft_warn_with_their_source(folder: Path, more: str, key: str) -> None:
-    write(folder, GOOD + more)
-    warnings = load_project(folder).warnings
-    assert [warning.key for warning in warnings] == [key]
-    assert all(warning.source for warning in warnings)
-    write(folder, GOOD)
-    assert load_project(folder).warnings == ()
-
-
-def test_a_style_without_a_judge_is_warned_of(folder: Path) -> None:
-    style = "recipe: style\ntrigger: ink style\nphotos: data/jane\nlimits: {min_face_px: null}\n"
-    write(folder, style + "evaluation: {clip: null}\n")
-    assert [warning.key for warning in load_project(folder).warnings] == ["evaluation.clip"]
-    write(folder, style)
-    assert load_project(folder).warnings == ()
-
-
 def test_other_trainers_of_variants(folder: Path) -> None:
     """What is wrong with them is said at once, each with its key."""
     write(
@@ -525,3 +394,25 @@ def test_a_variant_of_another_trainer(folder: Path) -> None:
     assert set(subject.native_variants) == {"ours"}
     assert subject.training_of("theirs", "main").rank == 8
     assert subject.trainers["simpletuner"].environment == {"PATH": "/st/bin"}
+
+
+def test_two_files_of_one_subject_name_each_other(folder: Path) -> None:
+    write(folder, GOOD)
+    (folder / "config" / "subjects" / "jane.yml").write_text(GOOD, "utf-8")
+    found = complaint(folder)
+    assert "config/subjects/jane.yml: subject 'jane' also stands in config/subjects/jane.yaml; keep one" in found
+    (folder / "config" / "subjects" / "jane.yml").unlink()
+    (folder / "config" / "config.yaml").write_text("shards: 2\nsubjects:\n  jane: {trigger: x, photos: a}\n", "utf-8")
+    assert "jane.yaml: subject 'jane' also stands in config/config.yaml:3; keep one of them" in complaint(folder)
+
+
+def test_paths_may_begin_in_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/jo")
+    (folder / "config" / "config.yaml").write_text("store: ~/store\n", "utf-8")
+    more = "photos: [~/jane photos, {path: a~/b, masks: ~/m}]\nbase_model: ~/models/klein\nreference: ~/me.jpg\n"
+    write(folder, "trigger: j4ne\n" + more + "variants: {old: {lora: '~/drawer/*.safetensors'}}\n")
+    project = load_project(folder).project
+    subject = project.subjects["jane"]
+    found = [project.store, *[one.path for one in subject.photos], subject.photos[1].masks, subject.base_model.source]
+    assert found == ["/home/jo/store", "/home/jo/jane photos", "a~/b", "/home/jo/m", "/home/jo/models/klein"]
+    assert (subject.reference, subject.variants["old"].lora) == (["/home/jo/me.jpg"], "/home/jo/drawer/*.safetensors")

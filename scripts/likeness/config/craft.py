@@ -9,10 +9,11 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from likeness.config.impossible import impossible
+from likeness.config.impossible import impossible, model_name
 from likeness.config.source import KeyPath
 from likeness.config.subject import MINIATURE, Subject
 from likeness.config.training import TrainingSettings
+from likeness.klein.family import KLEIN_9B, known_layout
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,12 @@ class CraftWarning:
         return f"{self.subject}: {self.key}: {self.text} [{self.source}]"
 
 
+ARTICLES = frozenset({"a", "an", "the", "this", "my"})
+EVERYDAY = re.compile(
+    "person|people|humans?|man|men|woman|women|girls?|boys?|child|children|kids?|baby|lady|guy|male|female|face|head|"
+    "portrait|photo|picture|image|style|painting|drawing|art|cats?|dogs?"
+)
+"""Words for what subjects and styles are, of which no trigger may be made."""
 Rule = Callable[[Subject], Iterator[tuple[str, str, str]]]
 
 
@@ -106,9 +113,29 @@ def _few_repeats(subject: Subject) -> Iterator[tuple[str, str, str]]:
         )
 
 
-def _class_prompts(subject: Subject) -> Iterator[tuple[str, str, str]]:
-    if subject.recipe == "character" and subject.trigger.lower() == subject.class_word.lower():
+def _everyday_trigger(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    known = ARTICLES | set(re.findall(r"\w+", subject.class_word.lower()))
+    words = re.findall(r"\w+", subject.trigger.lower())
+    if subject.trigger.lower() == subject.class_word.lower():
         yield "trigger", "equals the class word, so the LoRA would replace everyone of that class", "prior preservation"
+    elif words and all(word in known or EVERYDAY.fullmatch(word) for word in words):
+        yield (
+            "trigger",
+            f"{subject.trigger!r} is a word that the model knows, so the LoRA would change everything that is called so. "
+            "Take one that no language uses, such as j4ne",
+            "prior preservation",
+        )
+
+
+def _adafactor(subject: Subject) -> Iterator[tuple[str, str, str]]:
+    names = {training.optimizer.name for training in all_trainings(subject)}
+    if subject.recipe == "character" and "adafactor" in names and known_layout(model_name(subject)) is KLEIN_9B:
+        yield (
+            "training.optimizer.name",
+            "adafactor is said to average a character's face away on the 9B, within about 1000 steps, while it does for styles; "
+            "adamw and adamw8bit are the safer choice",
+            "community notes, not measured here",
+        )
 
 
 def _head_swap_padding(subject: Subject) -> Iterator[tuple[str, str, str]]:
@@ -206,7 +233,8 @@ WARNINGS: tuple[Rule, ...] = (
     _double_only,
     _mirrored_faces,
     _few_repeats,
-    _class_prompts,
+    _everyday_trigger,
+    _adafactor,
     _head_swap_padding,
     _same_recogniser,
     _style_without_judge,

@@ -6,6 +6,7 @@ lists and the named maps (variants, phases, prompts, surgery, ablation, crosstal
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from copy import deepcopy
@@ -48,7 +49,7 @@ def load_project(folder: Path, configfiles: Sequence[Path] = (), overrides: dict
     errors: list[str] = []
     top, subject_sources = _read_sources(folder, configfiles, overrides or {}, errors)
     values = {key: value for key, value in top.values.items() if key not in {"subjects", "defaults"}}
-    project = _validate(Project, values, [top], "", errors)
+    project = _validate(Project, expand_home(values), [top], "", errors)
     defaults = top.below("defaults")
     subjects: dict[str, Subject] = {}
     for name, source in subject_sources.items():
@@ -88,14 +89,19 @@ def _read_sources(
     subjects = {name: top.below("subjects", name) for name in top.below("subjects").values}
     for name in subjects:
         errors += [f"{_place(('subjects', name), [top])}: subjects: {text}" for text in _misnamed(name)]
+    origins = {name: _place(("subjects", name), [top]) for name in subjects}
     if not configfiles:
         for path in sorted((folder / "config" / "subjects").glob("*.y*ml")):
             source, found = read_source(path, _shown(path, folder))
             errors.extend(found)
             errors += [f"{source.name}: the file's name is the subject's: {text}" for text in _misnamed(path.stem)]
-            if path.stem in subjects:
-                errors.append(f"{source.name}: subject {path.stem!r} also stands in {top.name}; keep one of them")
-            elif not found:
+            if path.stem in origins:
+                errors.append(
+                    f"{source.name}: subject {path.stem!r} also stands in {origins[path.stem]}; keep one of them"
+                )
+                continue
+            origins[path.stem] = source.name
+            if not found:
                 subjects[path.stem] = source
     return top, subjects
 
@@ -153,7 +159,17 @@ def _load_subject(name: str, source: Source, defaults: Source, errors: list[str]
         for key in NAMED_MAPS & layer.values.keys():
             values.pop(key, None)
         values = merge_settings(values, {key: value for key, value in layer.values.items() if key != "about"})
-    return _validate(Subject, values, [source, defaults, *reversed(found)], f"subject {name}: ", errors)
+    return _validate(Subject, expand_home(values), [source, defaults, *reversed(found)], f"subject {name}: ", errors)
+
+
+def expand_home(value: Any) -> Any:
+    """Let `~/` at the start of any text stand for the home folder, as a shell would."""
+    if isinstance(value, dict):
+        return {key: expand_home(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [expand_home(inner) for inner in value]
+    is_path = isinstance(value, str) and value.startswith("~/")
+    return os.path.expanduser(value) if is_path else value  # noqa: PTH111 (Path's own raises where nobody is at home)
 
 
 def _gone(subject: Subject, folder: Path) -> Iterable[tuple[KeyPath, str]]:
