@@ -28,6 +28,8 @@ from likeness.errors import UserError, nearest
 NAMED_MAPS = frozenset({"variants", "phases", "prompts", "surgery", "ablation", "crosstalk", "probe"})
 ALL_ELSE_DEPENDS_ON = frozenset({"recipe", "base_model"})
 """Keys without which it cannot be told whether the others are right."""
+PICTURES = frozenset({"photos", "pairs", "reference", "regularisation"})
+"""Keys whose paths are opened as they stand; models are looked for in the home folder by themselves."""
 STAND_INS = {"trigger": "a-trigger"}
 """Values for keys without a default, so that the rest can be checked when one is missing."""
 HOUSE = Path(__file__).resolve().parents[3]
@@ -49,7 +51,7 @@ def load_project(folder: Path, configfiles: Sequence[Path] = (), overrides: dict
     errors: list[str] = []
     top, subject_sources = _read_sources(folder, configfiles, overrides or {}, errors)
     values = {key: value for key, value in top.values.items() if key not in {"subjects", "defaults"}}
-    project = _validate(Project, expand_home(values), [top], "", errors)
+    project = _validate(Project, values, [top], "", errors)
     defaults = top.below("defaults")
     subjects: dict[str, Subject] = {}
     for name, source in subject_sources.items():
@@ -159,7 +161,8 @@ def _load_subject(name: str, source: Source, defaults: Source, errors: list[str]
         for key in NAMED_MAPS & layer.values.keys():
             values.pop(key, None)
         values = merge_settings(values, {key: value for key, value in layer.values.items() if key != "about"})
-    return _validate(Subject, expand_home(values), [source, defaults, *reversed(found)], f"subject {name}: ", errors)
+    values |= {key: expand_home(values[key]) for key in PICTURES & values.keys()}
+    return _validate(Subject, values, [source, defaults, *reversed(found)], f"subject {name}: ", errors)
 
 
 def expand_home(value: Any) -> Any:
