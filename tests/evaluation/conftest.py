@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 from tests.tiny import save_tiny
 
-from likeness import backends
 from likeness.config.base import ModelSource
 from likeness.config.evaluation import ChoiceSettings, ChoiceStage, EvaluationSettings, Prompt, PublishStage, ScoreStage
 from likeness.config.training import BucketSettings
+from likeness.faces.shipped import FACES
 from likeness.klein.family import layout_of, linear_shapes
 from likeness.klein.targets import matched_names, target_regex
 from likeness.lora.files import write_lora
@@ -42,7 +42,7 @@ def tiny_folder(tmp_path_factory):
 
 @pytest.fixture
 def toy_detector(monkeypatch):
-    monkeypatch.setitem(backends.FACES, "toy", "tests.evaluation.toy:ToyDetector")
+    monkeypatch.setitem(FACES, "toy", "tests.evaluation.toy:ToyDetector")
 
 
 def lora_file(path: Path, base: Path, seed: int, strength: float) -> str:

@@ -55,7 +55,7 @@ def test_pictures_that_are_gone_or_changed_are_taken_back_from_the_store(drawn, 
     left = damage(picture.read_bytes())
     picture.unlink() if left is None else picture.write_bytes(left)
     found = class_images(table, store)
-    assert [image.role for image in found] == ["class"] * 3
+    assert len(found) == 3
     assert all(sha256_of_file(Path(image.path)) == image.sha256 for image in found)
     store.blob_path(found[1].sha256).write_bytes(b"damaged")
     assert class_images(table, store) == found

@@ -57,5 +57,5 @@ def test_nothing_is_measured_and_the_photo_is_not_read(tmp_path: Path) -> None:
 def test_recipes_that_need_a_face_refuse(recipe: str, more: dict, keys: list[str]) -> None:
     values = {"recipe": recipe, "trigger": "inkw4sh", "photos": "data", "faces": {"backend": "none"}}
     errors: list[str] = []
-    check_craft("ink", Subject.model_validate(values | more), errors)
-    assert [error.split(": ")[1] for error in errors] == keys
+    check_craft("ink", Subject.model_validate(values | more), errors, place=lambda key: "file")
+    assert [error.split(": ")[2] for error in errors] == keys
