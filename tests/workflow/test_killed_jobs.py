@@ -40,7 +40,7 @@ BY_PRODUCTS = {
     "write_captions/robin/0": (),
     "merge_captions/robin": ("robin/captions.csv",),
     "decide_phases/robin": ("robin/phases",),
-    "encode_samples/robin/main": (),
+    "encode_samples/robin/main/main": (),
     "train_lora/robin/main/main": ("robin/train/main/main",),
     "score_base/robin": ("robin/evaluation/base",),
     "score_checkpoints/robin/main/main": ("robin/evaluation/main",),
@@ -56,7 +56,7 @@ BY_PRODUCTS = {
 MORE_BY_PRODUCTS = {
     "index_regularisation/robin": (),
     "draw_class_images/robin": (),
-    "encode_samples/robin/main": (),
+    "encode_samples/robin/main/main": (),
     "train_lora/robin/main/main": ("robin/train/main/main",),
     "export_dataset/robin/main/simpletuner": ("robin/exports",),
     "make_surgery/robin/small": ("robin/surgery/small.safetensors",),
@@ -67,7 +67,7 @@ MORE_BY_PRODUCTS = {
 }
 """The rules that only `finished_else` runs, and those that read what they make."""
 
-SETTLED_BY_LOSSES = {"refine_phase/robin/fine": (), "encode_samples/robin/fine": ()}
+SETTLED_BY_LOSSES = {"refine_phase/robin/fine": (), "encode_samples/robin/main/fine": ()}
 """The rule that only `finished_with_losses` runs, and the first that reads what it makes."""
 
 
