@@ -34,9 +34,9 @@ test: $(VENV)/.installed ## the test suite without the slow rest
 	$(RUN) -m pytest tests -n 2 --dist loadfile -m "not slow and not long and not slurm"
 
 test-full: $(VENV)/.installed ## the slow rest: learning on three seeds, edits, kills and faults, surgery, Slurm
-	$(RUN) -m pytest tests -n 2 --dist loadfile -m "slow or slurm"
+	$(RUN) -m pytest tests -n 2 --dist loadfile -m "(slow or slurm) and not long"
 
-test-long: $(VENV)/.installed ## what takes longer still: claims with their spread, costs at scale, large environments
+test-long: $(VENV)/.installed ## what takes longer still: claims with their spread, costs at scale, large environments, rarer edits
 	$(RUN) -m pytest tests -n 2 --dist loadfile -m long
 
 test-random: $(VENV)/.installed ## every property on examples that no run has tried; the others repeat theirs

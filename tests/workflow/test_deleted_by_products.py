@@ -7,7 +7,7 @@ from tests.workflow.faults import difference, remove, snapshot
 from tests.workflow.project import Project
 from tests.workflow.test_why_and_prune import call
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 LORA = [
     f"robin/lora/{name}" for name in ("robin.safetensors", "robin.comfyui.safetensors", "README.md", "images/red.png")

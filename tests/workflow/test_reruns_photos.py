@@ -207,7 +207,13 @@ TABLE = {
 }
 
 
-@pytest.mark.parametrize("name", TABLE)
+LONG = {
+    "a loss reads faces; an unselected photo changed, a selected one renamed, a held-out one changed",
+    "a selected photo whose caption was edited, renamed, copied and given a film beside it",
+}
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.long] * (name in LONG)) for name in TABLE])
 def test_an_edit_starts_what_depends_on_it(name: str, project: Project, finished: Path, tmp_path: Path) -> None:
     project.house = copy_house(tmp_path / "house")
     follow(Scene(project, finished), TABLE[name])

@@ -11,7 +11,7 @@ from tests.workflow.project import Project
 from likeness.photos.names import shard_of
 from likeness.tables import PAIRS, PHOTOS, read_rows
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 CONFIG = """\
 shards: 2
