@@ -10,11 +10,10 @@ from likeness.config.base import ModelSource, Settings
 from likeness.config.faces import NO_DETECTOR
 from likeness.config.subject import MINIATURE, Subject
 from likeness.errors import UserError
+from likeness.evaluation.judge import DESCRIPTOR_BACKEND
 
 PACKS = Path(".insightface") / "models"
 """Below the home folder: where insightface looks for a pack by its name."""
-EMBEDDED = "opencv"
-"""The backend of faces that needs no weights."""
 WITHOUT_WEIGHTS = frozenset({"grabcut", "folder"})
 """Backends of masks that need none."""
 WHOLE_PIPELINES = frozenset({"base_model", "evaluation.distilled_model"})
@@ -42,10 +41,10 @@ class FetchStage(Settings):
 def wanted_models(name: str, subject: Subject) -> Iterator[WantedModel]:
     """The models that one subject's configured backends load; those that the workflow makes itself are left out."""
     faces, evaluation = subject.faces, subject.evaluation
-    judged = looks_for_faces(subject) and evaluation.recogniser_backend != EMBEDDED
+    judged = looks_for_faces(subject) and evaluation.recogniser_backend != DESCRIPTOR_BACKEND
     found: dict[str, ModelSource | None] = {
         "base_model": subject.base_model,
-        "faces.model": faces.model if looks_for_faces(subject) and faces.backend != EMBEDDED else None,
+        "faces.model": faces.model if looks_for_faces(subject) and faces.backend != DESCRIPTOR_BACKEND else None,
         "faces.recogniser": faces.recogniser if faces.backend == "yolo" else None,
         "masks.model": mask_model(subject),
         "quality.body_pose": subject.quality.body_pose,
@@ -117,7 +116,7 @@ def found_at(model: ModelSource) -> Path | None:
 def how_to_get(model: ModelSource) -> str:
     """What to do about a model that is not here."""
     if is_hub_id(model.source):
-        return f"{model.source} is not on this machine; `make models` fetches it"
+        return f"{model.source} is not on this machine; `make models` fetches it (gated models: `hf auth login` first)"
     if "/" in model.source or Path(model.source).suffix:
         return f"there is no file or folder {model.source}; put the weights there, or name where they lie"
     return (

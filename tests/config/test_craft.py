@@ -5,21 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.config.conftest import GOOD, write
 
 from likeness.config.load import load_project
 
 NINE = "black-forest-labs/FLUX.2-klein-base-9B"
-GOOD = "recipe: character\ntrigger: j4ne\nphotos: data/jane\n"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "config" / "subjects").mkdir(parents=True)
-    return tmp_path
-
-
-def write(folder: Path, text: str, name: str = "jane") -> None:
-    (folder / "config" / "subjects" / f"{name}.yaml").write_text(text, encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -6,30 +6,12 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.config.conftest import GOOD, complaint, write
 
 from likeness.config.base import NAME_PATTERN, RESERVED_NAMES
 from likeness.config.load import HOUSE, load_project
 from likeness.errors import UserError
 from likeness.training.needs import memory_told, time_told
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "config" / "subjects").mkdir(parents=True)
-    return tmp_path
-
-
-def write(folder: Path, text: str, name: str = "jane") -> None:
-    (folder / "config" / "subjects" / f"{name}.yaml").write_text(text, encoding="utf-8")
-
-
-def complaint(folder: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        load_project(folder)
-    return str(caught.value)
-
-
-GOOD = "recipe: character\ntrigger: j4ne\nphotos: data/jane\n"
 
 
 def test_a_bare_clone_has_no_subjects_and_no_errors(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from likeness.config.base import ModelSource
+from likeness.config.faces import FaceSettings
 from likeness.evaluation.calibration import (
     calibration_of,
     genuine_cosines,
@@ -165,6 +166,8 @@ def test_programs_run_with_the_descriptor_and_say_why_nothing_is_chosen(project)
 class GroupPhotos:
     """A recogniser that finds these faces, the largest first, as embeddings."""
 
+    settings = FaceSettings()
+
     def __init__(self, photos):
         self.photos = photos
 
@@ -196,4 +199,4 @@ def test_the_reference_is_the_subject_and_not_the_largest_face_of_a_group(tmp_pa
 
 def test_without_embeddings_the_largest_face_counts():
     faces = {"a": [Face((0.0, 0.0, 9.0, 9.0), None, 0.9, None, None, None)] * 2, "b": []}
-    assert subject_faces(faces) == {"a": faces["a"][0], "b": None}
+    assert subject_faces(faces, 0.35) == {"a": faces["a"][0], "b": None}

@@ -14,6 +14,7 @@ from likeness.config.source import KeyPath
 from likeness.config.subject import MINIATURE, Subject
 from likeness.config.training import TrainingSettings
 from likeness.klein.family import KLEIN_9B, known_layout
+from likeness.trigger import trigger_pattern
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,8 @@ def _style_without_judge(subject: Subject) -> Iterator[tuple[str, str, str]]:
 
 def _prompts_and_the_trigger(subject: Subject) -> Iterator[tuple[str, str, str]]:
     for name, prompt in subject.prompts.items() if subject.recipe != "edit" else []:
-        text = prompt.text.replace("{trigger}", subject.trigger).lower()
-        is_called = re.search(rf"(?<!\w){re.escape(subject.trigger.lower())}(?!\w)", text) is not None
+        text = prompt.text.replace("{trigger}", subject.trigger)
+        is_called = trigger_pattern(subject.trigger).search(text) is not None
         if prompt.kind == "subject" and not is_called:
             yield (
                 f"prompts.{name}",

@@ -24,6 +24,7 @@ from likeness.config.source import COMMAND_LINE, KeyPath, Source, read_source
 from likeness.config.subject import Subject, check_name, merge_settings
 from likeness.config.surgery import parents_by_key, strangers
 from likeness.errors import UserError, nearest
+from likeness.workflow_inputs import has_braces
 
 NAMED_MAPS = frozenset({"variants", "phases", "prompts", "surgery", "ablation", "crosstalk", "probe"})
 ALL_ELSE_DEPENDS_ON = frozenset({"recipe", "base_model"})
@@ -184,7 +185,7 @@ def _gone(subject: Subject, folder: Path) -> Iterable[tuple[KeyPath, str]]:
     for key, parent in parents_by_key(subject):
         if parent.file is not None and not (folder / parent.file).is_file():
             yield key, f"{'.'.join(key)}: there is no LoRA file {parent.file}; correct the path or put it there"
-        elif parent.file is not None and "{" in parent.file and "}" in parent.file:
+        elif parent.file is not None and has_braces(parent.file):
             yield key, f"{'.'.join(key)}: braces in {parent.file} stand for a wildcard in a workflow; rename the file"
 
 

@@ -20,8 +20,6 @@ from likeness.evaluation.sample import Subject, head_size
 from likeness.faces.subject import choose_subjects
 
 LEAST_GENUINE = 3
-SAME_PERSON = 0.35
-"""Cosine from which a face counts towards the set's own direction, by which the subject is found in group photos."""
 Embeddings = NDArray[np.float64]
 
 
@@ -41,7 +39,7 @@ def subject_of_photos(
     found = {
         sha256: recogniser.faces(sha256, _loader(pictures, sha256)) for sha256 in dict.fromkeys([*held_out, *training])
     }
-    faces = subject_faces(found)
+    faces = subject_faces(found, recogniser.settings.min_identity)
     held_out_ND = _stack([faces[sha256] for sha256 in held_out])
     training_ND = _stack([faces[sha256] for sha256 in training if sha256 not in held_out])
     reference_ND = held_out_ND if held_out_ND is not None else training_ND
@@ -61,8 +59,11 @@ def subject_of_photos(
     )
 
 
-def subject_faces(faces: Mapping[str, Sequence[Any]]) -> dict[str, Any | None]:
-    """The subject's face in each photo (by sha256), or None where there is none; faces as the recogniser orders them."""
+def subject_faces(faces: Mapping[str, Sequence[Any]], min_identity: float) -> dict[str, Any | None]:
+    """The subject's face in each photo (by sha256), or None where there is none; faces as the recogniser orders them.
+
+    min_identity: cosine from which a face counts towards the direction of the set, to which the subject's is nearest.
+    """
     rows = [
         {
             "id": sha256,
@@ -74,7 +75,7 @@ def subject_faces(faces: Mapping[str, Sequence[Any]]) -> dict[str, Any | None]:
         for sha256, found in faces.items()
         for number, face in enumerate(found)
     ]
-    chosen = {row["id"]: row["face"] for row in choose_subjects(rows, None, SAME_PERSON) if row["is_subject"]}
+    chosen = {row["id"]: row["face"] for row in choose_subjects(rows, None, min_identity) if row["is_subject"]}
     return {sha256: found[chosen[sha256]] if sha256 in chosen else None for sha256, found in faces.items()}
 
 
